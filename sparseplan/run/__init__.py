@@ -1,0 +1,1 @@
+"""See the layout in CONTRIBUTING.md."""
