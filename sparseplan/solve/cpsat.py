@@ -1,0 +1,214 @@
+"""CP-SAT behind one small door: limits in, outcome out, the same answer for the same seed.
+
+One worker by default, since several race and so differ from run to run. A solve that ends by its ``work``
+(deterministic seconds, which count operations) is reproducible too; one that ends by ``seconds`` is not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ortools.sat.python import cp_model
+
+from sparseplan.errors import InternalError, ProblemError
+
+Status = Literal["OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN"]
+Sense = Literal["max", "min"]
+
+_STATUS: dict[Any, Status] = {
+    cp_model.OPTIMAL: "OPTIMAL",
+    cp_model.FEASIBLE: "FEASIBLE",
+    cp_model.INFEASIBLE: "INFEASIBLE",
+    cp_model.UNKNOWN: "UNKNOWN",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to stop, and which seed to use.
+
+    Attributes:
+        seconds: wall-clock seconds over all that one call does; None for no limit.
+        seed: any integer in [0, 2**31); same seed and inputs, same answer, unless ``seconds`` cut it short.
+        work: the like of ``seconds`` in CP-SAT's deterministic seconds, for answers that must be reproducible
+            even when cut short; None for no limit.
+    """
+
+    seconds: float | None = None
+    seed: int = 0
+    work: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "work"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ProblemError(f"{name}={value!r} is not a limit; give a number >= 0, or None for no limit")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ProblemError(f"seed={self.seed!r} is not a seed; give an integer in [0, 2147483648)")
+
+
+@dataclass(slots=True)
+class Clock:
+    """What is left of some limits, for calls that solve several models under one limit."""
+
+    limits: Limits
+    began: float = field(default_factory=time.perf_counter)
+    worked: float = 0.0
+
+    def elapsed(self) -> float:
+        """Wall-clock seconds since the clock was made."""
+        return time.perf_counter() - self.began
+
+    def left(self, seconds: float | None = None, work: float | None = None) -> Limits:
+        """The limits that remain, further cut to ``seconds`` and ``work`` from now."""
+        rest = None if self.limits.seconds is None else max(0.0, self.limits.seconds - self.elapsed())
+        toil = None if self.limits.work is None else max(0.0, self.limits.work - self.worked)
+        return Limits(_least(rest, seconds), self.limits.seed, _least(toil, work))
+
+    def passed(self) -> bool:
+        """Whether nothing is left."""
+        left = self.left()
+        return left.seconds == 0 or left.work == 0
+
+    def spend(self, work: float) -> None:
+        """Count deterministic seconds as used."""
+        self.worked += work
+
+
+def _least(a: float | None, b: float | None) -> float | None:
+    return min((x for x in (a, b) if x is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a solve came to.
+
+    Attributes:
+        status: OPTIMAL also for a satisfied model without objective.
+        objective: of the solution found, exact; None without solution or without objective.
+        bound: proven bound on the objective (upper when maximising); None without
+            solution or without objective.
+        values: of every variable of the model, by index; empty without solution.
+        seconds: wall-clock seconds.
+        work: deterministic seconds.
+    """
+
+    status: Status
+    objective: int | None
+    bound: int | None
+    values: tuple[int, ...]
+    seconds: float
+    work: float
+
+    @property
+    def solved(self) -> bool:
+        """Whether there is a solution."""
+        return self.status in ("OPTIMAL", "FEASIBLE")
+
+    def value(self, var: cp_model.IntVar) -> int:
+        """Value of ``var`` (a plain variable of the model, not its negation) in the solution."""
+        if not self.solved:
+            raise InternalError(f"value of {var} asked of a solve that ended {self.status}")
+        return self.values[var.index]
+
+
+def solve(
+    model: cp_model.CpModel,
+    limits: Limits,
+    *,
+    workers: int = 1,
+    parameters: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Solve ``model`` within ``limits``.
+
+    Args:
+        model: variables, constraints and perhaps an objective with integer coefficients.
+        limits: when to stop, and the seed.
+        workers: threads; with more than one the solution may differ from run to run.
+        parameters: further fields of CP-SAT's ``SatParameters``, by name.
+
+    Raises:
+        InternalError: CP-SAT finds the model malformed.
+    """
+    solver = cp_model.CpSolver()
+    settings = solver.parameters
+    settings.num_workers = workers
+    settings.random_seed = limits.seed
+    if limits.seconds is not None:
+        settings.max_time_in_seconds = limits.seconds
+    if limits.work is not None:
+        settings.max_deterministic_time = limits.work
+    for name, value in (parameters or {}).items():
+        setattr(settings, name, value)
+    began = time.perf_counter()
+    status = _STATUS.get(solver.solve(model))
+    seconds = time.perf_counter() - began
+    if status is None:
+        raise InternalError(f"CP-SAT rejects the model: {model.validate()}")
+    response = solver.response_proto
+    values = tuple(int(v) for v in response.solution) if status in ("OPTIMAL", "FEASIBLE") else ()
+    objective = bound = None
+    if model.has_objective():
+        objective, bound = _objective(model, values, status, int(response.inner_objective_lower_bound))
+    return Outcome(status, objective, bound, values, seconds, float(response.deterministic_time))
+
+
+def _objective(
+    model: cp_model.CpModel, values: tuple[int, ...], status: Status, inner_bound: int
+) -> tuple[int | None, int | None]:
+    """Objective and bound from integers, since the solver's own floats are inexact beyond 2**53."""
+    goal = model.proto.objective
+    if abs(goal.scaling_factor or 1) != 1:
+        raise InternalError(f"objective scaled by {goal.scaling_factor}: coefficients must be integers")
+    sign, offset = (-1 if goal.scaling_factor < 0 else 1), round(goal.offset)
+    if not values:
+        return None, None
+    total = sum(c * (values[v] if v >= 0 else -values[-v - 1]) for v, c in zip(goal.vars, goal.coeffs, strict=True))
+    objective = sign * (total + offset)
+    return objective, objective if status == "OPTIMAL" else sign * (inner_bound + offset)
+
+
+def solve_in_order(
+    model: cp_model.CpModel,
+    goals: Sequence[tuple[Sense, cp_model.LinearExprT]],
+    limits: Limits,
+    *,
+    workers: int = 1,
+    parameters: Mapping[str, Any] | None = None,
+) -> tuple[Outcome, ...]:
+    """Optimise several goals lexicographically, the first one first.
+
+    Each goal is solved with every earlier one held to at least what was reached, starting from the last solution.
+    ``model`` itself is left as it is. ``limits`` are for all goals together.
+
+    Returns:
+        An outcome a goal, in order, cut short after the first goal without a solution. Only a goal whose
+        predecessors are all OPTIMAL has a bound that speaks of the lexicographic optimum.
+    """
+    clock = Clock(limits)
+    stage = model.clone()
+    outcomes: list[Outcome] = []
+    for sense, expression in goals:
+        if sense == "max":
+            stage.maximize(expression)
+        else:
+            stage.minimize(expression)
+        outcome = solve(stage, clock.left(), workers=workers, parameters=parameters)
+        clock.spend(outcome.work)
+        outcomes.append(outcome)
+        if not outcome.solved or outcome.objective is None:
+            break
+        if sense == "max":
+            stage.add(expression >= outcome.objective)
+        else:
+            stage.add(expression <= outcome.objective)
+        stage.clear_hints()  # type: ignore[no-untyped-call]
+        for index, value in enumerate(outcome.values):
+            stage.add_hint(stage.get_int_var_from_proto_index(index), value)
+    return tuple(outcomes)
