@@ -16,7 +16,7 @@ BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "u8": 8, 
 #: types that parameters, activations and gradients may be planned and trained in
 TRAINABLE = ("fp32", "fp16", "bf16")
 
-_NUMPY: dict[str, Any] = {
+_NUMPY: dict[str, np.dtype[Any]] = {
     "fp32": np.dtype(np.float32),
     "fp16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
@@ -29,7 +29,7 @@ _NUMPY: dict[str, Any] = {
 
 def check_dtype(name: str) -> str:
     """``name`` itself if it is a known storage type; raises ProblemError otherwise."""
-    if name not in BITS:
+    if not isinstance(name, str) or name not in BITS:
         raise ProblemError(f"dtype={name!r} is unknown{near(str(name), BITS)}")
     return name
 
@@ -41,4 +41,4 @@ def bytes_of(elements: int, dtype: str) -> int:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype whose view of the bytes is the tensor (``bit``: packed uint8)."""
-    return np.dtype(_NUMPY[name])
+    return _NUMPY[name]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
+
+#: comparing against more names, or longer ones, takes longer than a reader would wait
+_MOST_NAMES = 1000
+_LONGEST_NAME = 64
 
 
 class SparseplanError(ValueError):
-    """Base of every error raised on bad input; commands print it and exit with 2."""
+    """Base of every error raised on bad input; commands print it and exit with ``exit_code``."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class NetworkError(SparseplanError):
@@ -34,6 +41,10 @@ class DataError(SparseplanError):
     """Data or weights from outside are malformed or of the wrong shape."""
 
 
+class OutputError(SparseplanError):
+    """A file cannot be written where it was asked for."""
+
+
 class MissingExtraError(SparseplanError):
     """An optional dependency is needed and absent."""
 
@@ -45,10 +56,13 @@ class InternalError(RuntimeError):
 def near(name: str, known: Iterable[str]) -> str:
     """Suffix for 'unknown NAME' messages: the near matches, else the known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close: list[str] = []
+    if len(names) <= _MOST_NAMES and len(name) <= _LONGEST_NAME:
+        short = [n for n in names if len(n) <= _LONGEST_NAME]
+        close = difflib.get_close_matches(name, short, n=3, cutoff=0.5)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
     if not names:
         return "; none are known"
-    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    shown = ", ".join(n[:_LONGEST_NAME] for n in names[:12]) + (", …" if len(names) > 12 else "")
     return f"; known: {shown}"

@@ -7,7 +7,8 @@ Shapes are per sample: activations have an implicit leading batch axis, so an im
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -15,14 +16,36 @@ from typing import Any, Literal
 
 import networkx as nx
 
-from sparseplan.dtypes import BITS
 from sparseplan.errors import NetworkError, near
 
 Role = Literal["input", "activation", "parameter"]
 Attr = int | float | str | bool | tuple[int, ...]
 
-#: beyond this a spec is taken for hostile rather than for a microcontroller's network
+#: beyond these a spec is taken for hostile rather than for a microcontroller's network
 MAX_ELEMENTS = 2**40
+MAX_RANK = 8
+MAX_NAME = 512
+
+#: storage types that a tensor of a network may be given
+TENSOR_DTYPES = ("fp32", "fp16", "bf16", "int8")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_name(name: object, what: str) -> str:
+    """``name`` itself if it can name a tensor, an op or a network.
+
+    Raises:
+        NetworkError: not a string, empty, over 512 characters, or with characters that do not
+            print (which would garble tables and messages).
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+        shown = repr(name)
+        shown = shown if len(shown) <= 80 else shown[:80] + "…"
+        raise NetworkError(f"{what} name={shown} must be a string of 1 to {MAX_NAME} printable characters")
+    return name
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,9 @@ class Tensor:
         role: ``input`` of the network, ``activation`` (an op's output) or ``parameter``.
         dtype: storage type, or None for the plan's own.
         scale: value of one quantum; given with ``int8`` and only then.
+
+    Raises:
+        NetworkError: a field of the wrong type, or a value that no tensor can have.
     """
 
     name: str
@@ -43,28 +69,25 @@ class Tensor:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name or len(self.name) > 512:
-            raise NetworkError(f"tensor name={self.name!r} must be a string of 1 to 512 characters")
-        if not isinstance(self.shape, tuple) or not all(
-            isinstance(n, int) and not isinstance(n, bool) for n in self.shape
-        ):
-            raise NetworkError(f"tensor {self.name!r}: shape={self.shape!r} must be a tuple of integers")
+        where = f"tensor {check_name(self.name, 'tensor')!r}"
+        if not isinstance(self.shape, tuple) or len(self.shape) > MAX_RANK or not all(map(_is_int, self.shape)):
+            raise NetworkError(
+                f"{where}: shape={reprlib.repr(self.shape)} must be a tuple of at most {MAX_RANK} integers"
+            )
         if any(n < 1 for n in self.shape):
-            raise NetworkError(f"tensor {self.name!r}: shape={self.shape} has an extent below 1")
+            raise NetworkError(f"{where}: shape={self.shape} has an extent below 1; every extent must be at least 1")
         if math.prod(self.shape) > MAX_ELEMENTS:
-            raise NetworkError(f"tensor {self.name!r}: shape={self.shape} has over 2**40 elements")
+            raise NetworkError(f"{where}: shape={reprlib.repr(self.shape)} has over 2**40 elements; use fewer")
         if self.role not in ("input", "activation", "parameter"):
-            raise NetworkError(
-                f"tensor {self.name!r}: role={self.role!r} is not input, activation or parameter"
-            )
-        if self.dtype is not None and self.dtype not in ("fp32", "fp16", "bf16", "int8"):
-            raise NetworkError(f"tensor {self.name!r}: dtype={self.dtype!r} is unknown{near(self.dtype, BITS)}")
+            raise NetworkError(f"{where}: role={self.role!r} is not input, activation or parameter")
+        if self.dtype is not None and self.dtype not in TENSOR_DTYPES:
+            raise NetworkError(f"{where}: dtype={self.dtype!r} is unknown{near(str(self.dtype), TENSOR_DTYPES)}")
         if (self.dtype == "int8") != (self.scale is not None):
-            raise NetworkError(
-                f"tensor {self.name!r}: scale={self.scale} with dtype={self.dtype}; int8 needs a scale, others none"
-            )
-        if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
-            raise NetworkError(f"tensor {self.name!r}: scale={self.scale} must be finite and positive")
+            raise NetworkError(f"{where}: scale={self.scale} with dtype={self.dtype}; int8 needs a scale, others none")
+        if self.scale is not None:
+            number = isinstance(self.scale, (int, float)) and not isinstance(self.scale, bool)
+            if not (number and math.isfinite(self.scale) and self.scale > 0):
+                raise NetworkError(f"{where}: scale={self.scale!r} must be finite and positive")
 
     @property
     def elements(self) -> int:
@@ -81,6 +104,9 @@ class Op:
         output: name of the one tensor it makes.
         params: parameter slot (``weight``, ``bias``) to tensor name.
         attrs: hyper-parameters (stride, slope, …) as the op's definition names them.
+
+    Raises:
+        NetworkError: a field of the wrong type, an attribute that is not finite.
     """
 
     name: str
@@ -91,6 +117,23 @@ class Op:
     attrs: Mapping[str, Attr] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        where = f"op {check_name(self.name, 'op')!r}"
+        check_name(self.kind, f"{where}: kind")
+        if isinstance(self.inputs, str) or not isinstance(self.inputs, Sequence):
+            raise NetworkError(f"{where}: inputs={reprlib.repr(self.inputs)} must be a tuple of tensor names")
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        for t in (*self.inputs, self.output):
+            check_name(t, f"{where}: tensor")
+        for slot, p in self.params.items():
+            check_name(slot, f"{where}: parameter slot")
+            check_name(p, f"{where}: {slot}")
+        for key, value in self.attrs.items():
+            check_name(key, f"{where}: attribute")
+            if not _is_attr(value):
+                raise NetworkError(
+                    f"{where}: {key}={reprlib.repr(value)} must be a finite number, a string, "
+                    "true or false, or a tuple of integers"
+                )
         object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
 
@@ -102,13 +145,67 @@ class Op:
         return hash((self.name, self.kind, self.inputs, self.output))
 
 
+def _is_attr(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, tuple):
+        return all(map(_is_int, value))
+    return isinstance(value, (int, str))
+
+
+def check_order(where: str, ops: Sequence[Op], ready: Iterable[str]) -> None:
+    """Check that every op reads what ``ready`` holds or an earlier op made.
+
+    Raises:
+        NetworkError: naming the cycle, or the two ops that are out of order, or the tensor that
+            nobody makes.
+    """
+    known = set(ready)
+    maker = {op.output: op.name for op in ops}
+    for op in ops:
+        for t in op.inputs:
+            if t in known:
+                continue
+            if t not in maker:
+                raise NetworkError(
+                    f"{where}: op {op.name!r} reads tensor {t!r}, which no op makes and which is no input"
+                    + near(t, known | maker.keys())
+                )
+            cycle = _cycle(ops)
+            if cycle:
+                raise NetworkError(
+                    f"{where}: ops form a cycle: {' -> '.join(map(repr, cycle))}; a network must be acyclic, unroll it"
+                )
+            raise NetworkError(
+                f"{where}: ops are out of order: {op.name!r} reads tensor {t!r}, which {maker[t]!r} makes later; "
+                f"list {maker[t]!r} before {op.name!r}"
+            )
+        known.add(op.output)
+
+
+def _cycle(ops: Sequence[Op]) -> list[str]:
+    """Names of ops around one cycle, the first repeated at the end (cut in the middle when long)."""
+    maker = {op.output: op.name for op in ops}
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_edges_from((maker[t], op.name) for op in ops for t in op.inputs if t in maker)
+    try:
+        edges = list(nx.find_cycle(graph))
+    except nx.NetworkXNoCycle:
+        return []
+    names = [str(edge[0]) for edge in edges]
+    if len(names) > 12:
+        names = [*names[:6], "…", *names[-5:]]
+    return [*names, names[0]]
+
+
 @dataclass(frozen=True)
 class Network:
     """Ops in execution order over named tensors.
 
     Raises:
         NetworkError: duplicate or dangling names, ops out of order (or a cycle), a tensor
-            written twice, a parameter used by two ops, an output that no op makes.
+            written twice, a parameter used by two ops, an output that no op makes, a tensor
+            that nothing makes or nothing reads.
     """
 
     name: str
@@ -117,57 +214,64 @@ class Network:
     outputs: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
-        for t in self.tensors:
-            if t.name in seen:
-                raise NetworkError(f"network {self.name!r}: tensor name {t.name!r} is used twice")
-            seen.add(t.name)
-        roles = {t.name: t.role for t in self.tensors}
-        ready = {n for n, r in roles.items() if r == "input"}
-        names: set[str] = set()
-        owner: dict[str, str] = {}
-        made_later = {op.output for op in self.ops}
-        for op in self.ops:
-            where = f"network {self.name!r}: op {op.name!r}"
-            if op.name in names:
-                raise NetworkError(f"{where}: the name is used by two ops")
-            names.add(op.name)
-            for t in op.inputs:
-                if t not in roles:
-                    raise NetworkError(f"{where} reads tensor {t!r}, which does not exist{near(t, roles)}")
-                if roles[t] == "parameter":
-                    raise NetworkError(f"{where} reads parameter {t!r} as an input; give it in params")
-                if t not in ready:
-                    why = "before it is made: a cycle, or ops out of order" if t in made_later else "and no op makes it"
-                    raise NetworkError(f"{where} reads tensor {t!r} {why}")
-            for slot, p in op.params.items():
-                if roles.get(p) != "parameter":
-                    raise NetworkError(
-                        f"{where}: {slot}={p!r} is not a parameter"
-                        + near(p, [n for n, r in roles.items() if r == "parameter"])
-                    )
-                if p in owner:
-                    raise NetworkError(
-                        f"{where}: parameter {p!r} already belongs to op {owner[p]!r}; tied weights are not supported"
-                    )
-                owner[p] = op.name
-            if roles.get(op.output) != "activation":
-                raise NetworkError(f"{where} writes {op.output!r}, which is not an activation of the network")
-            if op.output in ready:
-                raise NetworkError(f"{where} writes tensor {op.output!r}, which another op makes")
-            ready.add(op.output)
-        for t in self.tensors:
-            if t.role == "activation" and t.name not in ready:
-                raise NetworkError(f"network {self.name!r}: no op makes tensor {t.name!r}")
-            if t.role == "parameter" and t.name not in owner:
-                raise NetworkError(f"network {self.name!r}: no op uses parameter {t.name!r}")
+        check_name(self.name, "network")
+        for field_name in ("tensors", "ops", "outputs"):
+            object.__setattr__(self, field_name, tuple(getattr(self, field_name)))
+        where = f"network {self.name!r}"
         if not self.ops:
-            raise NetworkError(f"network {self.name!r} has no ops")
-        if not self.outputs:
-            raise NetworkError(f"network {self.name!r} has no outputs")
+            raise NetworkError(f"{where} has no ops; give at least one")
+        _check_unique(where, "tensor name", [t.name for t in self.tensors])
+        _check_unique(where, "op name", [op.name for op in self.ops])
         for t in self.outputs:
-            if roles.get(t) != "activation":
-                raise NetworkError(f"network {self.name!r}: output {t!r} is not an activation{near(t, ready)}")
+            check_name(t, f"{where}: output")
+        _check_unique(where, "output", self.outputs)
+        roles = {t.name: t.role for t in self.tensors}
+        activations = {n for n, role in roles.items() if role == "activation"}
+        parameters = {n for n, role in roles.items() if role == "parameter"}
+        for op in self.ops:
+            self._check_names(f"{where}: op {op.name!r}", op, roles, parameters)
+        _check_unique(where, "op output", [op.output for op in self.ops])
+        _check_unique(
+            where, "parameter", [p for op in self.ops for p in op.params.values()], "; tied weights are not supported"
+        )
+        check_order(where, self.ops, roles.keys() - activations - parameters)
+        self._check_loose_ends(where, roles, activations)
+
+    @staticmethod
+    def _check_names(where: str, op: Op, roles: Mapping[str, Role], parameters: Collection[str]) -> None:
+        """Every name that the op uses exists, in a role that fits."""
+        for t in op.inputs:
+            if t not in roles:
+                raise NetworkError(f"{where} reads tensor {t!r}, which does not exist{near(t, roles)}")
+            if roles[t] == "parameter":
+                raise NetworkError(f"{where} reads parameter {t!r} as an input; give it in params")
+        for slot, p in op.params.items():
+            if p not in parameters:
+                raise NetworkError(f"{where}: {slot}={p!r} is not a parameter{near(p, parameters)}")
+        if roles.get(op.output) != "activation":
+            raise NetworkError(
+                f"{where} writes {op.output!r}, which is not an activation of the network{near(op.output, roles)}"
+            )
+
+    def _check_loose_ends(self, where: str, roles: Mapping[str, Role], activations: Collection[str]) -> None:
+        """Every tensor is made by something and read by something, and the outputs are made."""
+        if not self.outputs:
+            raise NetworkError(f"{where} has no outputs; name at least one activation")
+        for t in self.outputs:
+            if t not in activations:
+                raise NetworkError(f"{where}: output {t!r} is not an activation{near(str(t), activations)}")
+        made = {op.output for op in self.ops}
+        read = {t for op in self.ops for t in (*op.inputs, *op.params.values())} | set(self.outputs)
+        for t, role in roles.items():
+            if role == "activation" and t not in made:
+                raise NetworkError(f"{where}: no op makes tensor {t!r}; drop it or give the op")
+            if t not in read:
+                use = "list it in outputs or drop what makes it" if role == "activation" else "drop it"
+                raise NetworkError(f"{where}: no op uses {role} {t!r}; {use}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # cached views are mapping proxies, which do not copy; rebuild without them
+        return (Network, (self.name, self.tensors, self.ops, self.outputs))
 
     @cached_property
     def tensor(self) -> Mapping[str, Tensor]:
@@ -218,3 +322,11 @@ class Network:
                 if t in self.producer:
                     graph.add_edge(self.producer[t].name, op.name, tensor=self.tensor[t])
         return graph
+
+
+def _check_unique(where: str, what: str, names: Iterable[str], hint: str = "; names must differ") -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise NetworkError(f"{where}: {what} {name!r} is used twice{hint}")
+        seen.add(name)

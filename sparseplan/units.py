@@ -30,18 +30,19 @@ def parse_bytes(text: str | int) -> int:
         if text < 0:
             raise ProblemError(f"size={text} is negative; give a number of bytes >= 0")
         return text
-    match = _SIZE.fullmatch(text)
+    # the length check keeps absurd literals from being echoed or multiplied out
+    match = _SIZE.fullmatch(text) if len(text) <= 64 else None
     unit = match.group(2).lower() if match else ""
     if match is None or unit not in _UNITS:
         raise ProblemError(
-            f"size={text!r} is not a number of bytes; write 128KiB, 1.2MB or 1200000 "
+            f"size={text[:64]!r} is not a number of bytes; write 128KiB, 1.2MB or 1200000 "
             "(units: B, kB, MB, GB, KiB, MiB, GiB)"
         )
     whole, _, decimals = match.group(1).partition(".")
-    scale = 10 ** len(decimals)
+    scale: int = 10 ** len(decimals)
     value, rest = divmod(int((whole or "0") + decimals) * _UNITS[unit], scale)
     if rest:
-        raise ProblemError(f"size={text!r} is not a whole number of bytes")
+        raise ProblemError(f"size={text!r} is not a whole number of bytes; round it")
     return value
 
 
@@ -64,7 +65,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.stop < self.start:
-            raise ProblemError(f"interval [{self.start}, {self.stop}) is empty backwards or negative")
+            raise ProblemError(f"interval [{self.start}, {self.stop}) is negative or ends before it starts")
 
     def __len__(self) -> int:
         return self.stop - self.start
