@@ -1,0 +1,1 @@
+"""Device presets: one TOML file each, read by ``sparseplan.device``."""
