@@ -1,0 +1,190 @@
+"""First-fit and best-fit of rigid groups of rectangles: quick placements, and the orders that exact search follows.
+
+Everything here is in whole units (offsets and sizes divided by their common unit). A group is known by its index;
+its base is the unit at which its lowest rectangle begins.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Fit = Literal["first", "best"]
+
+# Beyond every base that can occur, and far from overflow when sizes are added.
+FAR = 2**60
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rectangles to be placed, one row each; rows of the same group keep their relative offsets.
+
+    Attributes:
+        owner: group of each rectangle; groups are 0, 1, … ``count - 1`` and each has a rectangle.
+        offset: units above the group's base.
+        size: units, > 0.
+        start: first step at which the rectangle is live.
+        stop: first step at which it no longer is.
+        count: groups.
+    """
+
+    owner: Ints
+    offset: Ints
+    size: Ints
+    start: Ints
+    stop: Ints
+    count: int
+
+    def subset(self, groups: Sequence[int]) -> Block:
+        """The block of these groups alone, renumbered in the order given."""
+        number = np.full(self.count, -1, dtype=np.int64)
+        number[list(groups)] = np.arange(len(groups))
+        kept = number[self.owner] >= 0
+        offset, size, start, stop = (column[kept] for column in (self.offset, self.size, self.start, self.stop))
+        return Block(number[self.owner[kept]], offset, size, start, stop, len(groups))
+
+    def reduce(self, function: np.ufunc, column: Ints, initial: int) -> Ints:
+        """``function`` (add, maximum, minimum) of ``column`` over each group's rectangles."""
+        total = np.full(self.count, initial, dtype=np.int64)
+        function.at(total, self.owner, column)
+        return total
+
+    def height(self) -> Ints:
+        """Units from each group's base to the top of its highest rectangle."""
+        return self.reduce(np.maximum, self.offset + self.size, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """For each group, the others that are live when it is, and which distances between bases would collide.
+
+    ``base[i]`` collides with ``who[i][k]`` when it lies strictly between ``base[who[i][k]] + low[i][k]`` and
+    ``base[who[i][k]] + high[i][k]``.
+    """
+
+    who: tuple[Ints, ...]
+    low: tuple[Ints, ...]
+    high: tuple[Ints, ...]
+
+    @staticmethod
+    def of(block: Block) -> Rivals:
+        """Pairs of rectangles of different groups that overlap in time, gathered by group."""
+        who: list[list[Ints]] = [[] for _ in range(block.count)]
+        low: list[list[Ints]] = [[] for _ in range(block.count)]
+        high: list[list[Ints]] = [[] for _ in range(block.count)]
+        for r, group in enumerate(block.owner.tolist()):
+            met = np.flatnonzero((block.start < block.stop[r]) & (block.start[r] < block.stop) & (block.owner != group))
+            shift = block.offset[met] - block.offset[r]
+            who[group].append(block.owner[met])
+            low[group].append(shift - block.size[r])
+            high[group].append(shift + block.size[met])
+        return Rivals(*(tuple(np.concatenate(rows) for rows in table) for table in (who, low, high)))
+
+
+def fit(rivals: Rivals, order: Sequence[int], top: Ints, how: Fit = "first") -> Ints | None:
+    """Place groups one by one in ``order``, each in the lowest or in the tightest gap that takes it.
+
+    Args:
+        rivals: of the block to place.
+        order: every group once.
+        top: the highest base allowed to each group.
+        how: "first" takes the lowest gap, "best" the one with least room to spare.
+
+    Returns:
+        The base of each group, or None if one found no place.
+    """
+    base = np.full(len(order), FAR, dtype=np.int64)
+    for group in order:
+        theirs = base[rivals.who[group]]
+        placed = theirs < FAR
+        theirs = theirs[placed]
+        low = theirs + rivals.low[group][placed]
+        sort = np.argsort(low, kind="stable")
+        # Gap k begins above the k lowest rivals and ends where the next one would be hit.
+        begin = np.empty(len(sort) + 1, dtype=np.int64)
+        begin[0] = 0
+        begin[1:] = (theirs + rivals.high[group][placed])[sort]
+        np.maximum.accumulate(begin, out=begin)
+        room = np.append(low[sort], top[group]) - begin
+        gap = int(np.argmax(room >= 0) if how == "first" else np.argmin(np.where(room >= 0, room, FAR)))
+        if room[gap] < 0 or begin[gap] > top[group]:
+            return None
+        base[group] = begin[gap]
+    return base
+
+
+def orders(block: Block) -> dict[str, list[int]]:
+    """Static orders by name, most constraining group first; ties broken by area, then by index."""
+    begin = block.reduce(np.minimum, block.start, FAR)
+    end = block.reduce(np.maximum, block.stop, 0)
+    area = block.reduce(np.add, block.size * (block.stop - block.start), 0)
+    # Live units change only where some rectangle begins or ends.
+    steps = np.unique(np.concatenate((block.start, block.stop)))
+    first, last = np.searchsorted(steps, block.start), np.searchsorted(steps, block.stop)
+    change = np.zeros(len(steps), dtype=np.int64)
+    np.add.at(change, first, block.size)
+    np.subtract.at(change, last, block.size)
+    live = np.cumsum(change)
+    crowd = block.reduce(np.maximum, np.array([live[a:b].max() for a, b in zip(first, last, strict=True)]), 0)
+    met = [np.count_nonzero((block.start < b) & (a < block.stop)) for a, b in zip(block.start, block.stop, strict=True)]
+    overlaps = block.reduce(np.add, np.array(met, dtype=np.int64), 0)
+    keys = {
+        "longest-lived": begin - end,
+        "crowded": -crowd,
+        "area": -area,
+        "size": -block.height(),
+        "overlaps": -overlaps,
+        "start": begin,
+        "stop": -end,
+    }
+    return {name: np.lexsort((-area, key)).tolist() for name, key in keys.items()}
+
+
+def attempts(block: Block, rivals: Rivals, top: Ints, seed: int, trials: int) -> Iterator[tuple[str, Ints]]:
+    """Placements by ever other orders: the static ones, then seeded changes to the one that served best.
+
+    Args:
+        block: what to place.
+        rivals: of ``block``.
+        top: the highest base allowed to each group. Only best-fit heeds it, so check what is yielded.
+        seed: of the changes.
+        trials: how many changed orders to try.
+
+    Yields:
+        The name of the method, and the bases.
+    """
+    free = np.full(block.count, FAR // 2)
+    height = block.height()
+    best: list[int] = []
+    base, least = free, FAR
+    known = orders(block)
+    for name, order in known.items():
+        found = fit(rivals, order, free)
+        if found is not None:
+            yield f"first-fit, {name}", found
+            peak = int((found + height).max())
+            if peak < least:
+                best, base, least = order, found, peak
+    for name, order in known.items():
+        found = fit(rivals, order, np.minimum(top, least - 1 - height), "best")
+        if found is not None:
+            yield f"best-fit, {name}", found
+    draw = random.Random(seed)
+    for _ in range(trials):
+        # A group that makes the peak goes earlier; a second, random move leads out of dead ends.
+        changed = list(best)
+        for group in (draw.choice(np.flatnonzero(base + height == least).tolist()), draw.randrange(block.count)):
+            at = changed.index(group)
+            changed.insert(draw.randrange(at + 1), changed.pop(at))
+        found = fit(rivals, changed, free)
+        if found is not None:
+            yield "first-fit, changed order", found
+            peak = int((found + height).max())
+            if peak <= least:
+                best, base, least = changed, found, peak

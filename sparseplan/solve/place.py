@@ -1,0 +1,471 @@
+"""Placing of buffers at offsets: whether they fit a capacity, and the least capacity that they fit.
+
+What is placed are groups: rigid sets of rectangles (bytes × steps) whose relative offsets are given. A plain buffer
+is a group of one rectangle; a tensor overwritten in place, a concat laid side by side, or a tensor whose tail is
+freed before its head is a group of several.
+
+Live bytes bound the peak from below, and first-fit meets that bound on most training graphs. Where it does not,
+CP-SAT decides at a capacity: one no-overlap of offsets for each maximal set of rectangles that are live at once,
+searched in the static orders round-robin with doubling limits (tried on the instances of Moffitt, MiniMalloc,
+ASPLOS 2023).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from ortools.sat.python import cp_model
+
+from sparseplan.errors import InternalError, ProblemError
+from sparseplan.solve import cpsat
+from sparseplan.solve.cpsat import Clock, Limits
+from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, orders
+from sparseplan.units import align_up
+
+PlacementStatus = Literal["PLACED", "IMPOSSIBLE", "UNKNOWN"]
+
+# Changed orders that first-fit tries before exact search: well under a second for 500 groups.
+_TRIALS = 60
+# Deterministic seconds of the first round of each search; each later round doubles them.
+_FIRST_WORK = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rect:
+    """Bytes that are live over an interval of steps.
+
+    Attributes:
+        offset: bytes above the base of its group, >= 0, a multiple of the alignment.
+        bytes: > 0.
+        start: first step at which it is live, >= 0.
+        stop: first step at which it no longer is.
+    """
+
+    offset: int
+    bytes: int
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("offset", 0), ("bytes", 1), ("start", 0), ("stop", self.start + 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ProblemError(f"rectangle {name}={value!r}: give an integer >= {least}")
+
+    def meets(self, other: Rect) -> bool:
+        """Whether both are live at some step."""
+        return self.start < other.stop and other.start < self.stop
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rectangles placed as one, at fixed relative offsets; no two overlap in both steps and bytes."""
+
+    name: str
+    rects: tuple[Rect, ...]
+
+    def __post_init__(self) -> None:
+        if not self.rects:
+            raise ProblemError(f"group {self.name!r} has no rectangle; leave it out")
+        for a, b in itertools.combinations(self.rects, 2):
+            if a.meets(b) and a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes:
+                raise ProblemError(f"group {self.name!r}: {a} and {b} overlap in steps and bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where each group lies.
+
+    Attributes:
+        status: IMPOSSIBLE is proven; UNKNOWN means that the limits ran out.
+        offsets: base of each group in bytes, in the order given; empty unless PLACED. A base is negative only where
+            no rectangle of the group has offset 0.
+        peak: bytes from 0 to the top of the highest rectangle; 0 unless PLACED.
+        method: what decided it.
+        seconds: wall-clock seconds it took.
+    """
+
+    status: PlacementStatus
+    offsets: tuple[int, ...]
+    peak: int
+    method: str
+    seconds: float
+
+
+def lower_bound(groups: Sequence[Group], alignment: int = 1) -> int:
+    """Bytes that every placement needs: the most that is live at a step, sizes rounded up to ``alignment``.
+
+    Holes inside a group that nothing live at that step could fill count as live.
+    """
+    return _Task.of(groups, alignment).bound if groups else 0
+
+
+def place(groups: Sequence[Group], capacity: int, alignment: int = 1, limits: Limits | None = None) -> Placement:
+    """Place every group within ``[0, capacity)``, or prove that it cannot be done.
+
+    Args:
+        groups: what to place; rectangles of different groups that are live together must not share a byte.
+        capacity: bytes.
+        alignment: every base is a multiple of it, and so must the relative offsets be.
+        limits: when to give up; by default, never.
+
+    Raises:
+        ProblemError: negative capacity, alignment below 1, or a relative offset that is not aligned.
+    """
+    clock = Clock(limits or Limits())
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0:
+        raise ProblemError(f"capacity={capacity!r} is not a number of bytes; give an integer >= 0")
+    if not groups:
+        return Placement("PLACED", (), 0, "nothing to place", clock.elapsed())
+    task = _Task.of(groups, alignment)
+    return task.result(_Search(task, capacity, clock).run(), clock)
+
+
+def place_min(
+    groups: Sequence[Group], alignment: int = 1, limits: Limits | None = None, capacity: int | None = None
+) -> tuple[Placement, int]:
+    """Place every group with the lowest peak.
+
+    Tries the lower bound first, then halves what lies between the best peak and the best proven bound.
+
+    Args:
+        groups: as for ``place``.
+        alignment: as for ``place``.
+        limits: for all capacities tried together; by default, none.
+        capacity: bytes that the peak must not exceed; None for no limit.
+
+    Returns:
+        The best placement, and a proven lower bound on the peak of every placement. The placement is optimal when
+        its peak equals the bound, IMPOSSIBLE when the bound exceeds the capacity.
+    """
+    clock = Clock(limits or Limits())
+    if not groups:
+        return Placement("PLACED", (), 0, "nothing to place", clock.elapsed()), 0
+    task = _Task.of(groups, alignment)
+    bound = task.attainable(task.bound)
+    if capacity is not None and bound > capacity:
+        return Placement("IMPOSSIBLE", (), 0, "live bytes", clock.elapsed()), bound
+    best = task.quick(clock)
+    ceiling = best.peak if capacity is None else min(best.peak, capacity + 1)
+    # Each round goes through the capacities that are still open with twice the work of the round before.
+    work = 8 * _FIRST_WORK
+    while bound < ceiling and not clock.passed():
+        # Capacities below this one resisted this round, though nothing is proven of them.
+        floor = bound
+        while floor < ceiling and not clock.passed():
+            trial = floor if floor == bound else task.attainable((floor + ceiling) // 2)
+            if trial >= ceiling:
+                trial = floor
+            answer = _Search(task, trial, clock, work).run()
+            if answer.status == "PLACED":
+                best = answer
+                ceiling = answer.peak
+            elif answer.status == "IMPOSSIBLE":
+                bound = floor = task.attainable(trial + 1)
+            else:
+                floor = task.attainable(trial + 1)
+        work *= 2
+    if capacity is not None and best.peak > capacity:
+        status: PlacementStatus = "IMPOSSIBLE" if bound > capacity else "UNKNOWN"
+        best = _Answer(status, method=best.method)
+    return task.result(best, clock), bound
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: PlacementStatus
+    base: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    peak: int = 0
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Groups in units. Rounding sizes up to the unit loses nothing: every base may be rounded down to it."""
+
+    block: Block
+    unit: int
+    lowest: tuple[int, ...]  # bytes below each group's lowest rectangle
+    extent: Ints  # exact bytes from lowest to highest byte of each group, not rounded
+    bound: int
+
+    @staticmethod
+    def of(groups: Sequence[Group], alignment: int) -> _Task:
+        if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1:
+            raise ProblemError(f"alignment={alignment!r}: give an integer >= 1")
+        rows: list[tuple[int, int, int, int, int]] = []
+        lowest = tuple(min(r.offset for r in g.rects) for g in groups)
+        for g, group in enumerate(groups):
+            for r in group.rects:
+                if r.offset % alignment:
+                    raise ProblemError(
+                        f"group {group.name!r}: offset={r.offset} is not a multiple of alignment={alignment}"
+                    )
+                rows.append((g, r.offset - lowest[g], align_up(r.bytes, alignment), r.start, r.stop))
+        rows = _joined(rows)
+        unit = math.gcd(*(value for row in rows for value in row[1:3]))
+        table = np.array(rows, dtype=np.int64).T
+        block = Block(table[0], table[1] // unit, table[2] // unit, table[3], table[4], len(groups))
+        extent = [max(r.offset + r.bytes for r in g.rects) - low for g, low in zip(groups, lowest, strict=True)]
+        exact = np.array(extent, dtype=np.int64)
+        # The topmost bytes need not be rounded, so the bound forgives the largest rounding of a top.
+        slack = block.height() * unit - exact
+        bound = int(exact.max())
+        for section in _sections(block):
+            live = sum(size for _, _, size in section) * unit
+            bound = max(bound, live - max(int(slack[g]) for g, _, _ in section))
+        return _Task(block, unit, lowest, exact, bound)
+
+    def top(self, capacity: int) -> Ints:
+        """Highest base, in units, that each group may take."""
+        return (capacity - self.extent) // self.unit
+
+    def peak(self, base: Ints) -> int:
+        return int((base * self.unit + self.extent).max())
+
+    def attainable(self, capacity: int) -> int:
+        """The least peak >= capacity that some group could reach with its top."""
+        return int((self.extent + np.maximum(0, -((self.extent - capacity) // self.unit)) * self.unit).min())
+
+    def quick(self, clock: Clock) -> _Answer:
+        """The best of first-fit and best-fit without limit on bytes."""
+        rivals = Rivals.of(self.block)
+        best = _Answer("UNKNOWN")
+        far = np.full(self.block.count, 2**58)
+        for method, base in attempts(self.block, rivals, far, clock.limits.seed, _TRIALS):
+            if best.status == "UNKNOWN" or self.peak(base) < best.peak:
+                best = _Answer("PLACED", base, self.peak(base), method)
+            if best.peak <= self.bound or clock.passed():
+                break
+        return best
+
+    def result(self, answer: _Answer, clock: Clock) -> Placement:
+        offsets: tuple[int, ...] = ()
+        if answer.status == "PLACED":
+            offsets = tuple(b * self.unit - low for b, low in zip(answer.base.tolist(), self.lowest, strict=True))
+        return Placement(answer.status, offsets, answer.peak, answer.method, clock.elapsed())
+
+
+def _joined(rows: list[tuple[int, int, int, int, int]]) -> list[tuple[int, int, int, int, int]]:
+    """Rows (group, offset, bytes, start, stop) with those joined that follow upon each other in time."""
+    joined: list[tuple[int, int, int, int, int]] = []
+    for row in sorted(rows):
+        if joined and joined[-1][:3] == row[:3] and joined[-1][4] == row[3]:
+            joined[-1] = (*row[:3], joined[-1][3], row[4])
+        else:
+            joined.append(row)
+    return joined
+
+
+def _sections(block: Block) -> Iterator[tuple[tuple[int, int, int], ...]]:
+    """Each maximal set of units live at once, as (group, offset, size).
+
+    Neighbours of one group are joined, also over holes that nothing else live there could fit.
+    """
+    starts = np.unique(block.start)
+    # The live set is maximal at the last start before some stop.
+    steps = np.unique(starts[np.searchsorted(starts, np.unique(block.stop), side="left") - 1])
+    seen: set[tuple[tuple[int, int, int], ...]] = set()
+    for step in steps.tolist():
+        live = np.flatnonzero((block.start <= step) & (step < block.stop))
+        spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        columns = (block.owner[live], block.offset[live], block.size[live])
+        for g, offset, size in zip(*(c.tolist() for c in columns), strict=True):
+            spans[g].append((offset, offset + size))
+        least = sorted((min(hi - lo for lo, hi in spans[g]), g) for g in spans)
+        section: list[tuple[int, int, int]] = []
+        for g, pieces in spans.items():
+            other = next((size for size, owner in least if owner != g), math.inf)
+            pieces.sort()
+            low, high = pieces[0]
+            for lo, hi in pieces[1:]:
+                if lo - high >= other:
+                    section.append((g, low, high - low))
+                    low = lo
+                high = hi
+            section.append((g, low, high - low))
+        key = tuple(sorted(section))
+        if key not in seen:
+            seen.add(key)
+            yield key
+
+
+@dataclass(slots=True)
+class _Search:
+    """Decides whether a task fits a capacity."""
+
+    task: _Task
+    capacity: int
+    clock: Clock
+    work: float = math.inf  # deterministic seconds for each part that needs exact search
+    methods: list[str] = field(default_factory=list)
+
+    def run(self) -> _Answer:
+        task = self.task
+        if task.bound > self.capacity:
+            return _Answer("IMPOSSIBLE", method="live bytes")
+        base = np.zeros(task.block.count, dtype=np.int64)
+        status = self.descend(list(range(task.block.count)), 0, base)
+        if status != "PLACED":
+            return _Answer(status, method=self.methods[-1] if self.methods else "limits")
+        if task.peak(base) > self.capacity:
+            raise InternalError(f"placed with peak={task.peak(base)} beyond capacity={self.capacity}")
+        method = " + ".join(dict.fromkeys(self.methods)) or "stacked"
+        return _Answer("PLACED", base, task.peak(base), method)
+
+    def descend(self, groups: list[int], floor: int, base: Ints) -> PlacementStatus:
+        """Place ``groups`` at ``floor`` units and above, writing ``base``.
+
+        Groups that never live together are independent, and what is live all along lies at the bottom.
+        """
+        worst: PlacementStatus = "PLACED"
+        for part in self.parts(groups):
+            rest, ground = self.stack(part, floor, base)
+            if not rest:
+                status: PlacementStatus = "PLACED"
+            elif len(rest) < len(part):
+                status = self.descend(rest, ground, base)
+            else:
+                status = self.leaf(rest, ground, base)
+            if status == "IMPOSSIBLE":
+                return status
+            if status == "UNKNOWN":
+                worst = status
+        return worst
+
+    def parts(self, groups: list[int]) -> Iterator[list[int]]:
+        """Groups split where no step is shared."""
+        block = self.task.block.subset(groups)
+        begin, end = block.reduce(np.minimum, block.start, 2**62), block.reduce(np.maximum, block.stop, 0)
+        part: list[int] = []
+        horizon = 0
+        for i in np.argsort(begin, kind="stable").tolist():
+            if part and begin[i] >= horizon:
+                yield part
+                part = []
+            part.append(groups[i])
+            horizon = max(horizon, int(end[i]))
+        if part:
+            yield part
+
+    def stack(self, part: list[int], floor: int, base: Ints) -> tuple[list[int], int]:
+        """Lay at the bottom the plain buffers that are live as long as the part is; what remains, and on what floor.
+
+        Nothing is lost by it unless a hole in some group could take such a buffer, or its rounded-up bytes would
+        have done no harm at the very top.
+        """
+        task = self.task
+        block = task.block.subset(part)
+        begin, end = int(block.start.min()), int(block.stop.max())
+        count = np.bincount(block.owner, minlength=block.count)
+        hole = _widest_hole(block)
+        rest: list[int] = []
+        for i, group in enumerate(part):
+            row = int(np.argmax(block.owner == i))
+            size = int(block.size[row])
+            always = count[i] == 1 and int(block.start[row]) == begin and int(block.stop[row]) == end
+            exact = size * task.unit == int(task.extent[group]) or self.capacity % task.unit == 0
+            if always and size > hole and exact:
+                base[group] = floor
+                floor += size
+            else:
+                rest.append(group)
+        return rest, floor
+
+    def leaf(self, groups: list[int], floor: int, base: Ints) -> PlacementStatus:
+        """Place groups that cannot be split further: first-fit, then exact search."""
+        block = self.task.block.subset(groups)
+        top = self.task.top(self.capacity)[groups] - floor
+        if int(top.min()) < 0:
+            self.methods.append("live bytes")
+            return "IMPOSSIBLE"
+        for method, found in attempts(block, Rivals.of(block), top, self.clock.limits.seed, _TRIALS):
+            if bool((found <= top).all()):
+                self.methods.append(method)
+                base[groups] = found + floor
+                return "PLACED"
+            if self.clock.passed():
+                return "UNKNOWN"
+        status, method, placed = _exact(block, top, self.clock, self.work)
+        self.methods.append(method)
+        if status == "PLACED":
+            base[groups] = np.array(placed, dtype=np.int64) + floor
+        return status
+
+
+def _widest_hole(block: Block) -> int:
+    """The most units within a group, between its lowest and highest, that it never covers."""
+    widest = 0
+    reach: dict[int, int] = {}
+    for row in np.argsort(block.offset, kind="stable").tolist():
+        g, low, high = int(block.owner[row]), int(block.offset[row]), int(block.offset[row] + block.size[row])
+        widest = max(widest, low - reach.get(g, low))
+        reach[g] = max(reach.get(g, 0), high)
+    return widest
+
+
+def _exact(block: Block, top: Ints, clock: Clock, work: float) -> tuple[PlacementStatus, str, tuple[int, ...]]:
+    """Decide by CP-SAT: every static order in turn, and a packing proof, with limits that double each round."""
+    known = {name: order for name, order in orders(block).items() if name in _SEARCHED}
+    spent, grant = 0.0, _FIRST_WORK
+    models = {f"CP-SAT, {name}": _ordered(block, top, order) for name, order in known.items()}
+    models["CP-SAT, packing"] = _packing(block, top)
+    while True:
+        for method, model in models.items():
+            left = clock.left(work=min(grant, work - spent))
+            if left.seconds == 0 or left.work == 0:
+                return "UNKNOWN", "limits", ()
+            outcome = cpsat.solve(model, left, parameters=_PACKING if method.endswith("packing") else _FIXED)
+            clock.spend(outcome.work)
+            spent += outcome.work
+            if outcome.solved:
+                return "PLACED", method, outcome.values[: block.count]
+            if outcome.status == "INFEASIBLE":
+                return "IMPOSSIBLE", method, ()
+        grant *= 2
+
+
+_SEARCHED = ("crowded", "longest-lived", "area", "overlaps", "start")
+_FIXED = {"search_branching": cp_model.FIXED_SEARCH, "linearization_level": 0}
+_PACKING = {
+    "linearization_level": 0,
+    "use_energetic_reasoning_in_no_overlap_2d": True,
+    "use_area_energetic_reasoning_in_no_overlap_2d": True,
+    "use_pairwise_reasoning_in_no_overlap_2d": True,
+}
+
+
+def _ordered(block: Block, top: Ints, order: Sequence[int]) -> cp_model.CpModel:
+    """One no-overlap of offsets a section; groups settle lowest first, the earliest in ``order`` breaking ties."""
+    model = cp_model.CpModel()
+    base = [model.new_int_var(0, int(highest), f"base{g}") for g, highest in enumerate(top)]
+    spans: dict[tuple[int, int, int], cp_model.IntervalVar] = {}
+    for section in _sections(block):
+        if len({g for g, _, _ in section}) < 2:
+            continue
+        for span in section:
+            if span not in spans:
+                g, offset, size = span
+                spans[span] = model.new_fixed_size_interval_var(base[g] + offset, size, f"span{g}+{offset}:{size}")
+        model.add_no_overlap([spans[span] for span in section])
+    model.add_decision_strategy([base[g] for g in order], cp_model.CHOOSE_LOWEST_MIN, cp_model.SELECT_MIN_VALUE)
+    return model
+
+
+def _packing(block: Block, top: Ints) -> cp_model.CpModel:
+    """All rectangles in one no-overlap of steps × offsets: stronger proofs that nothing fits."""
+    model = cp_model.CpModel()
+    base = [model.new_int_var(0, int(highest), f"base{g}") for g, highest in enumerate(top)]
+    steps, offsets = [], []
+    rows = zip(block.owner, block.offset, block.size, block.start, block.stop, strict=True)
+    for g, offset, size, start, stop in ((int(v) for v in row) for row in rows):
+        steps.append(model.new_fixed_size_interval_var(start, stop - start, "steps"))
+        offsets.append(model.new_fixed_size_interval_var(base[g] + offset, size, "offsets"))
+    model.add_no_overlap_2d(steps, offsets)
+    return model
