@@ -11,7 +11,7 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -162,7 +162,7 @@ class Node:
 
     def record(self, required: Collection[str] = (), optional: Collection[str] = ()) -> Node:
         """Itself, if it is an object with all ``required`` keys and none that is unknown."""
-        if not isinstance(self.value, dict):
+        if not isinstance(self.value, Mapping):
             self.fail("must be an object")
         known = [*required, *optional]
         for key in self.value:
@@ -177,7 +177,7 @@ class Node:
 
     def members(self, most: int) -> Iterator[tuple[str, Node]]:
         """Members of an object of any keys, at most ``most``."""
-        if not isinstance(self.value, dict):
+        if not isinstance(self.value, Mapping):
             self.fail("must be an object")
         self._limit(most)
         for key in self.value:
@@ -185,7 +185,7 @@ class Node:
 
     def entries(self, most: int) -> list[Node]:
         """Members of a list, at most ``most``."""
-        if not isinstance(self.value, list):
+        if not isinstance(self.value, (list, tuple)):
             self.fail("must be a list")
         self._limit(most)
         return [self[i] for i in range(len(self.value))]
