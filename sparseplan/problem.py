@@ -1,0 +1,228 @@
+"""What is asked of the planner: network, device, training options, choices, values, caps."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from sparseplan.autodiff import allowed_levels
+from sparseplan.device import Device
+from sparseplan.errors import ProblemError, near
+from sparseplan.network import Network
+from sparseplan.ops import infos, op_def
+from sparseplan.training import FRACTIONS, MAIN, TrainingOptions, UpdateSet
+
+Values = Mapping[str, Mapping[float, float]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A planning problem.
+
+    Attributes:
+        choices: parameter to the fractions of it that may be updated, ascending; absent: frozen.
+        must: parameter to the least fraction that has to be updated.
+        values: parameter to the worth of updating each of its allowed fractions.
+        max_macs: cap on the MACs of one run of the schedule, forward and backward, or None.
+    """
+
+    network: Network
+    device: Device
+    options: TrainingOptions
+    choices: Mapping[str, tuple[float, ...]]
+    must: Mapping[str, float] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
+    max_macs: int | None = None
+
+    def __post_init__(self) -> None:
+        alignment = self.device.level(MAIN).alignment
+        if self.options.alignment != alignment:
+            raise ProblemError(
+                f"alignment={self.options.alignment} differs from device {self.device.name!r}'s {alignment}; use one"
+            )
+        table = infos(self.network)
+        for p, fractions in self.choices.items():
+            if p not in self.network.owner:
+                raise ProblemError(f"parameter {p!r} is unknown{near(p, self.network.owner)}")
+            op, slot = self.network.owner[p]
+            allowed = [r for r, _ in allowed_levels(table[op.name], slot, fractions)]
+            if tuple(allowed) != tuple(fractions) or not fractions:
+                raise ProblemError(
+                    f"fractions of {p!r}={list(fractions)} must be ascending, distinct in channels; could be {allowed}"
+                )
+            for r in fractions:
+                v = self.values.get(p, {}).get(r)
+                if v is None:
+                    raise ProblemError(
+                        f"parameter {p!r} has no value for fraction {r}; give one (0 if it is worthless)"
+                    )
+                if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v):
+                    raise ProblemError(f"value of {p!r} at fraction {r}={v!r} must be a finite number")
+        for p, least in self.must.items():
+            if p not in self.choices:
+                raise ProblemError(f"parameter {p!r} must be updated, but may not be")
+            if not any(r >= least for r in self.choices[p]):
+                raise ProblemError(f"parameter {p!r} must be updated by {least}, allowed: {list(self.choices[p])}")
+        if self.max_macs is not None and (
+            isinstance(self.max_macs, bool) or not isinstance(self.max_macs, int) or self.max_macs < 0
+        ):
+            raise ProblemError(f"max_macs={self.max_macs!r} must be a whole number, at least 0")
+        frozen = MappingProxyType
+        object.__setattr__(self, "choices", frozen({p: tuple(r) for p, r in self.choices.items()}))
+        object.__setattr__(self, "must", frozen(dict(self.must)))
+        object.__setattr__(
+            self, "values", frozen({p: frozen({float(r): v for r, v in t.items()}) for p, t in self.values.items()})
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (
+            Problem,
+            (self.network, self.device, self.options, dict(self.choices), dict(self.must),
+             {p: dict(t) for p, t in self.values.items()}, self.max_macs),
+        )  # fmt: skip
+
+    def capacity(self, level: str) -> int | None:
+        """Bytes of a level that a plan may use, or None where that is not known."""
+        if level not in {item.name for item in self.device.levels}:
+            return None
+        found = self.device.level(level)
+        return None if found.bytes is None else max(found.bytes - found.reserved, 0)
+
+    def worth(self, update: Mapping[str, float]) -> float:
+        """Summed value of an update set, correctly rounded whatever the order."""
+        return math.fsum(self.values[p][r] for p, r in update.items())
+
+    def allowed(self, update: UpdateSet) -> bool:
+        """Whether an update set respects choices and must (budgets aside)."""
+        chosen = update.fractions
+        return all(r in self.choices.get(p, ()) for p, r in chosen.items()) and all(
+            chosen.get(p, 0.0) >= least for p, least in self.must.items()
+        )
+
+
+def parse_pattern(text: str) -> tuple[str, float]:
+    """``"decoder0.*"`` -> (pattern, 1.0); ``"decoder0.*@1/4"`` or ``@0.25`` -> (pattern, 0.25)."""
+    pattern, at, fraction = text.partition("@")
+    if not at:
+        return pattern, 1.0
+    top, slash, bottom = fraction.partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not 0 < value <= 1:
+        raise ProblemError(f"pattern={text!r}: fraction {fraction!r} must be in (0, 1], such as 1/4 or 0.25")
+    return pattern, value
+
+
+def match(network: Network, pattern: str, what: str) -> list[str]:
+    """Parameters that a shell-style pattern names; raises ProblemError where there is none."""
+    found = fnmatch.filter(network.parameters, pattern)
+    if not found:
+        raise ProblemError(f"{what}={pattern!r} matches no parameter{near(pattern, network.parameters)}")
+    return found
+
+
+def resolve_choices(
+    network: Network,
+    may: Sequence[str] = (),
+    must: Sequence[str] = (),
+    never: Sequence[str] = (),
+    fractions: Iterable[float] = FRACTIONS,
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """Allowed fractions and obligations of each parameter, from name patterns.
+
+    ``may``: only these (and those of ``must``) may be updated, at most by the fraction after ``@``;
+    none given means all. ``must``: updated by at least the fraction after ``@`` (in whole without).
+    ``never``: frozen, whatever ``may`` says.
+
+    Raises:
+        ProblemError: a pattern that matches nothing, or ``must`` and ``never`` on one parameter.
+    """
+    fractions = tuple(fractions)
+    for r in fractions:
+        if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1:
+            raise ProblemError(f"fraction={r!r} must be a number in (0, 1]")
+    least: dict[str, float] = {}
+    for text in must:
+        pattern, r = parse_pattern(text)
+        for p in match(network, pattern, "must"):
+            least[p] = max(r, least.get(p, 0.0))
+    most: dict[str, float] = {} if may else dict.fromkeys(network.parameters, 1.0)
+    for text in may:
+        pattern, r = parse_pattern(text)
+        for p in match(network, pattern, "may"):
+            most[p] = max(r, most.get(p, 0.0))
+    for p in least:
+        most[p] = max(least[p], most.get(p, 0.0))
+    for text in never:
+        for p in match(network, text, "never"):
+            if p in least:
+                raise ProblemError(f"parameter {p!r} both must be updated and never may (never={text!r}); drop one")
+            most.pop(p, None)
+    table = infos(network)
+    choices: dict[str, tuple[float, ...]] = {}
+    for p in network.parameters:
+        if p not in most or network.tensor[p].dtype == "int8":
+            if p in least:
+                raise ProblemError(f"parameter {p!r} is int8 and cannot be updated; it matches must")
+            continue
+        op, slot = network.owner[p]
+        wanted = {r for r in (*fractions, least.get(p, most[p])) if r <= most[p]}
+        if op_def(op.kind).fraction(table[op.name], slot) is None:
+            wanted = {1.0}  # cannot be cut: a cap below the whole forbids nothing here
+        choices[p] = tuple(r for r, _ in allowed_levels(table[op.name], slot, sorted(wanted)))
+        if not choices[p]:
+            del choices[p]
+    for p, r in least.items():
+        if p not in choices:
+            raise ProblemError(f"parameter {p!r} must be updated by {r}, but that keeps none of its channels")
+    return choices, least
+
+
+def resolve_values(
+    network: Network, choices: Mapping[str, Sequence[float]], given: Mapping[str, Any] | None = None
+) -> dict[str, dict[float, float]]:
+    """Value of each allowed (parameter, fraction).
+
+    ``given`` maps a parameter to a number (the whole; a fraction is worth its share of channels)
+    or to a mapping from fraction to number. Names may be patterns; an exact name wins. None
+    counts the elements that are updated.
+
+    Raises:
+        ProblemError: unknown parameter, a parameter or fraction without value, not a finite number.
+    """
+    table = infos(network)
+    whole: dict[str, Any] = {}
+    if given is not None:
+        for key, v in given.items():
+            if key not in network.owner:
+                for p in match(network, key, "value"):
+                    whole.setdefault(p, v)
+        whole.update({key: v for key, v in given.items() if key in network.owner})
+    result: dict[str, dict[float, float]] = {}
+    for p, fractions in choices.items():
+        op, slot = network.owner[p]
+        cut = op_def(op.kind).fraction(table[op.name], slot)
+        if given is not None and p not in whole:
+            raise ProblemError(f"parameter {p!r} has no value; give one (0 if it is worthless){near(p, whole)}")
+        v = float(network.tensor[p].elements) if given is None else whole[p]
+        result[p] = {}
+        for r, kept in allowed_levels(table[op.name], slot, fractions):
+            if isinstance(v, Mapping):
+                exact = {float(k): x for k, x in v.items()}
+                if r not in exact:
+                    raise ProblemError(f"parameter {p!r} has no value for fraction {r}; given: {sorted(exact)}")
+                number: Any = exact[r]
+            elif isinstance(v, bool) or not isinstance(v, (int, float)):
+                raise ProblemError(f"value of {p!r}={v!r} must be a finite number")
+            else:
+                number = v if kept is None or cut is None else v * kept / cut.units
+            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise ProblemError(f"value of {p!r} at fraction {r}={number!r} must be a finite number")
+            result[p][r] = float(number)
+    return result

@@ -1,0 +1,222 @@
+"""Problem -> Plan: tiles, selection, placement, and the proof that ties them together.
+
+Live bytes are a relaxation of placed bytes. So when the selection's optimum can be placed within
+the budget it is the true optimum. When a placement is proven impossible, that set of decisions is
+excluded and the selection is asked again; when a placement is merely not found, the same is done
+and the bound remembers that something better may exist.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sparseplan.autodiff import trace
+from sparseplan.errors import InternalError
+from sparseplan.liveness import Memory, analyse
+from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
+from sparseplan.problem import Problem
+from sparseplan.solve.cpsat import Clock, Limits
+from sparseplan.solve.place import Group, Placement, Rect, place_min
+from sparseplan.solve.select import Decisions, Program, Selection
+from sparseplan.solve.tiling import Tiling
+from sparseplan.training import MAIN, Schedule, TrainingGraph, UpdateSet
+from sparseplan.units import align_up, format_bytes
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Decisions carried through to placed buffers."""
+
+    decisions: Decisions
+    schedule: Schedule
+    memory: Memory
+    placement: Placement
+    bound: int
+
+
+def solve(problem: Problem, limits: Limits | None = None, progress: Progress | None = None) -> Plan:
+    """The best plan for a problem, with its proof.
+
+    Args:
+        limits: seconds and seed; without a limit of seconds the search goes on until proven.
+        progress: called with a line of text at each stage.
+    """
+    return _Pipeline(problem, limits or Limits(), progress or (lambda _: None)).run()
+
+
+class _Pipeline:
+    def __init__(self, problem: Problem, limits: Limits, progress: Progress) -> None:
+        self.problem, self.limits, self.progress = problem, limits, progress
+        self.clock = Clock(limits)
+        self.began = time.perf_counter()
+
+    def run(self) -> Plan:
+        problem = self.problem
+        self.graph: TrainingGraph = trace(problem.network, problem.options, problem.choices)
+        self.tiling = Tiling(problem.device, self.graph)
+        self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} without a tile")
+        program = Program(problem, self.graph, self.tiling.forbidden())
+        capacity = problem.capacity(MAIN)
+        unproven = -math.inf
+        while True:
+            selection = program.select(self.clock.left())
+            if selection.decisions is None:
+                if selection.status == "INFEASIBLE" and unproven == -math.inf:
+                    return self.infeasible(program)
+                bound = max(unproven, math.inf if selection.status != "INFEASIBLE" else unproven)
+                return self.answer("UNKNOWN", None, selection, bound, program)
+            objective = problem.worth(selection.decisions.update)
+            self.progress(f"value {objective:g} ({selection.status}); placing")
+            candidate = self.place(selection.decisions, capacity)
+            placed = candidate.placement.status == "PLACED"
+            if placed and (capacity is None or candidate.placement.peak <= capacity):
+                bound = max(selection.bound, unproven)
+                optimal = selection.status == "OPTIMAL" and bound <= objective + program.resolution
+                return self.answer("OPTIMAL" if optimal else "FEASIBLE", candidate, selection, bound, program)
+            if capacity is None or candidate.bound <= capacity:
+                # neither placed nor proven impossible: what is excluded now may have been the best
+                unproven = max(unproven, selection.bound)
+            self.progress("not placed within the budget; asking for the next best")
+            program.exclude(selection.decisions)
+            if self.clock.passed():
+                return self.answer("UNKNOWN", None, selection, max(unproven, selection.bound), program)
+
+    # -- one set of decisions -------------------------------------------------------------------
+    def place(self, decisions: Decisions, capacity: int | None) -> Candidate:
+        """Lifetimes and offsets for given decisions."""
+        schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
+        memory = analyse(schedule)
+        limits = self.clock.left()
+        placement, bound = place_min(groups_of(memory), self.problem.options.alignment, limits, capacity)
+        return Candidate(decisions, schedule, memory, placement, bound)
+
+    def answer(
+        self, status: str, candidate: Candidate | None, selection: Selection, bound: float, program: Program
+    ) -> Plan:
+        seconds = time.perf_counter() - self.began
+        if candidate is None:
+            return Plan(self.problem, "UNKNOWN", -math.inf, bound, program.resolution, seed=self.limits.seed,
+                        solve_seconds=seconds)  # fmt: skip
+        buffers, peaks = placed_buffers(candidate.memory, candidate.placement)
+        schedule = candidate.schedule
+        objective = self.problem.worth(candidate.decisions.update)
+        bounds = {level: candidate.memory.peak(level) for level in peaks}
+        bounds[MAIN] = max(bounds[MAIN], candidate.bound)
+        tiles = self.tiling.tiles(schedule)
+        if tiles:
+            peaks["L1"] = bounds["L1"] = max(t.l1_bytes for t in tiles)
+        return Plan(
+            self.problem, status, objective, max(bound, objective), program.resolution,  # type: ignore[arg-type]
+            update={p: r for p, (r, _) in schedule.update.items()}, picks=schedule.picks, steps=schedule.steps,
+            values=tuple(schedule.values.values()), buffers=buffers, tiles=tiles, peak_bytes=peaks,
+            lower_bound_bytes=bounds, macs=schedule.macs, ties=selection.ties, method=candidate.placement.method,
+            seed=self.limits.seed, solve_seconds=seconds,
+        )  # fmt: skip
+
+    # -- why not ----------------------------------------------------------------------------------
+    def infeasible(self, program: Program) -> Plan:
+        """Name the binding level, what does not fit there, and the fewest bytes that would do."""
+        reason = self.no_tile() or self.too_many_bytes(program)
+        seconds = time.perf_counter() - self.began
+        return Plan(self.problem, "INFEASIBLE", -math.inf, -math.inf, reason=reason, seed=self.limits.seed,
+                    solve_seconds=seconds)  # fmt: skip
+
+    def no_tile(self) -> Infeasibility | None:
+        """An op that has to run and that no tile fits."""
+        chosen = self.graph.chosen(UpdateSet(self.least_update()))
+        for need in self.tiling.missing:
+            if need.when == -1 or need.when & chosen:
+                message = (
+                    f"L1: no tile of {need.step} fits: the smallest takes {format_bytes(need.fewest)} of "
+                    f"{format_bytes(need.available)} (" + _tensor_list(need.operands) + "); "
+                    "give at least that much L1" + ("" if need.when == -1 else f", or freeze what needs {need.step}")
+                )
+                return Infeasibility("L1", need.step, need.fewest, need.available, need.operands,
+                                     self.tiling.fewest_for(chosen), message)  # fmt: skip
+        return None
+
+    def least_update(self) -> Mapping[str, float]:
+        return {
+            p: next(r for r, _ in self.graph.levels[p].fractions if r >= least)
+            for p, least in self.problem.must.items()
+        }
+
+    def too_many_bytes(self, program: Program) -> Infeasibility:
+        problem, capacity = self.problem, self.problem.capacity(MAIN)
+        status, decisions, bound = program.cheapest(self.clock.left())
+        if decisions is None:  # the byte budget of L2 is not to blame
+            return self.other_cap(program, status)
+        candidate = self.place(decisions, None)
+        memory = candidate.memory
+        step = memory.peak_step()
+        live = tuple((b.value, b.bytes) for b in memory.live(step)[:6])
+        proven = status == "OPTIMAL" and candidate.placement.peak == bound
+        fewest = align_up(candidate.placement.peak, problem.options.alignment)
+        fewest += self.problem.device.level(MAIN).reserved
+        available = capacity if capacity is not None else 0
+        name = candidate.schedule.steps[step].name
+        message = (
+            f"L2: at least {format_bytes(memory.peak())} are live at step {step} ({name}), "
+            f"{format_bytes(available)} are available: {_tensor_list(live)}; "
+            + (f"{format_bytes(fewest)} would do" if proven else f"{format_bytes(fewest)} would do (maybe fewer)")
+        )
+        if problem.must:
+            message += "; or drop some of what must be updated"
+        return Infeasibility(MAIN, name, memory.peak(), available, live, fewest, message)
+
+    def other_cap(self, program: Program, status: str) -> Infeasibility:
+        problem = self.problem
+        if problem.max_macs is not None:
+            least = program.least_macs(self.clock.left())
+            if least is not None and least > problem.max_macs:
+                message = f"MACs: at least {least:,} are needed, max_macs={problem.max_macs:,}; raise the cap"
+                return Infeasibility("MACs", "", least, problem.max_macs, (), None, message)
+        level = problem.options.frozen
+        row = program.frozen
+        available = problem.capacity(level) or 0
+        message = (
+            f"{level}: frozen parameters of up to {format_bytes(row.constant)} do not fit its "
+            f"{format_bytes(available)}; place them elsewhere (frozen=L2) or take another device"
+        )
+        if status not in ("INFEASIBLE", "OPTIMAL", "FEASIBLE", "UNKNOWN"):
+            raise InternalError(f"no decisions, yet status {status}")
+        return Infeasibility(level, "", row.constant, available, (), row.constant, message)
+
+
+def _tensor_list(tensors: tuple[tuple[str, int], ...]) -> str:
+    return " + ".join(f"{name} {format_bytes(n)}" for name, n in tensors)
+
+
+def groups_of(memory: Memory, level: str = MAIN) -> list[Group]:
+    """Rigid groups of a level's buffers, for placing."""
+    rects: dict[int, list[Rect]] = {}
+    names: dict[int, str] = {}
+    for b in memory.buffers:
+        if b.level == level:
+            rects.setdefault(b.group, []).append(Rect(b.offset, b.bytes, b.start, b.stop))
+            names.setdefault(b.group, b.value)
+    return [Group(names[g], tuple(items)) for g, items in rects.items()]
+
+
+def placed_buffers(memory: Memory, placement: Placement) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
+    """Absolute offsets of all buffers, and the arena of each level.
+
+    Only main memory needs a search; other levels hold constants, one after the other.
+    """
+    numbers = list(dict.fromkeys(b.group for b in memory.buffers if b.level == MAIN))
+    base = dict(zip(numbers, placement.offsets, strict=True))
+    buffers: list[PlacedBuffer] = []
+    peaks = {MAIN: 0}
+    for b in memory.buffers:
+        offset = base[b.group] + b.offset if b.level == MAIN else peaks.get(b.level, 0)
+        buffers.append(PlacedBuffer(b.value, b.lo, b.bytes, b.start, b.stop, b.level, offset))
+        peaks[b.level] = max(peaks.get(b.level, 0), offset + b.bytes)
+    return tuple(buffers), peaks
+
+
+__all__ = ["PlannedTile", "groups_of", "placed_buffers", "solve"]

@@ -1,0 +1,416 @@
+"""A training step as data: values, steps, and the conditions under which they exist.
+
+``TrainingGraph`` holds every step that any allowed update set could need, each with the
+condition for its existence; ``restrict`` keeps what one set of decisions needs and gives a
+``Schedule``. The solver reads the conditions, the liveness analysis and the trainer read the
+schedule: both come from the one walk in ``autodiff``, so they cannot drift apart.
+
+Conditions are bit masks over *atoms*. Atom ``(parameter, level)`` is true when the parameter is
+updated by at least its ``level``-th allowed fraction. A condition holds when any of its atoms is
+true; ``ALWAYS`` holds for every update set, ``NEVER`` for none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from sparseplan.dtypes import TRAINABLE
+from sparseplan.errors import ProblemError, near
+from sparseplan.network import Network
+from sparseplan.ops import OpInfo, loss_def, op_def
+
+ALWAYS = -1
+NEVER = 0
+
+#: fractions of a parameter's input channels that may be updated, by default
+FRACTIONS = (0.125, 0.25, 0.5, 1.0)
+
+StepKind = Literal["forward", "loss", "aux", "grad_param", "grad_input", "update"]
+ValueRole = Literal[
+    "input", "activation", "auxiliary", "target", "gradient",
+    "parameter", "parameter gradient", "accumulator", "state",
+]  # fmt: skip
+OPTIMIZERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"sgd": (), "momentum": ("m",), "adam": ("m", "v")})
+MAIN = "L2"
+
+
+def holds(when: int, chosen: int) -> bool:
+    """Whether condition ``when`` holds where ``chosen`` is the mask of true atoms."""
+    return when == ALWAYS or bool(when & chosen)
+
+
+def any_of(*conditions: int) -> int:
+    """The condition that holds when any of ``conditions`` does."""
+    result = NEVER
+    for c in conditions:
+        if c == ALWAYS:
+            return ALWAYS
+        result |= c
+    return result
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a training step is carried out, apart from what is updated.
+
+    Attributes:
+        dtype: storage of parameters, activations and gradients: fp32, fp16 or bf16.
+        batch: samples processed at once.
+        optimizer: ``sgd``, ``momentum`` (one state a parameter) or ``adam`` (two).
+        gradients: ``fused`` (each parameter is updated as soon as its gradient is there) or
+            ``accumulate`` (gradients are summed over many runs of the schedule; updates at the end).
+        frozen: level where parameters that are not updated live: ``L2``, ``L3`` or ``flash``.
+        alignment: of every buffer in main memory, bytes, a power of two.
+        loss, loss_attrs: the loss on the network's first output.
+    """
+
+    dtype: str = "bf16"
+    batch: int = 1
+    optimizer: str = "sgd"
+    gradients: str = "fused"
+    frozen: str = MAIN
+    alignment: int = 1
+    loss: str = "l1"
+    loss_attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in TRAINABLE:
+            raise ProblemError(f"dtype={self.dtype!r} cannot be trained in{near(str(self.dtype), TRAINABLE)}")
+        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or not 1 <= self.batch <= 2**20:
+            raise ProblemError(f"batch={self.batch!r} must be an integer from 1 to 2**20")
+        if self.optimizer not in OPTIMIZERS:
+            raise ProblemError(f"optimizer={self.optimizer!r} is unknown{near(str(self.optimizer), OPTIMIZERS)}")
+        if self.gradients not in ("fused", "accumulate"):
+            raise ProblemError(f"gradients={self.gradients!r} must be fused or accumulate")
+        if self.frozen not in ("L2", "L3", "flash"):
+            raise ProblemError(f"frozen={self.frozen!r} must be L2, L3 or flash")
+        a = self.alignment
+        if isinstance(a, bool) or not isinstance(a, int) or a < 1 or a & (a - 1):
+            raise ProblemError(f"alignment={a!r} must be a power of two, at least 1")
+        known = loss_def(self.loss).defaults
+        for key in self.loss_attrs:
+            if key not in known:
+                raise ProblemError(f"loss {self.loss!r} has no attribute {key!r}{near(key, known)}")
+        object.__setattr__(self, "loss_attrs", MappingProxyType(dict(self.loss_attrs)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (
+            TrainingOptions,
+            (self.dtype, self.batch, self.optimizer, self.gradients, self.frozen, self.alignment, self.loss,
+             dict(self.loss_attrs)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UpdateSet:
+    """Which parameters are updated, and which fraction of their channels (in (0, 1])."""
+
+    fractions: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for name, fraction in self.fractions.items():
+            good = isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and 0 < fraction <= 1
+            if not good:
+                raise ProblemError(f"fraction of {name!r}={fraction!r} must be a number in (0, 1]")
+        object.__setattr__(self, "fractions", MappingProxyType(dict(self.fractions)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (UpdateSet, (dict(self.fractions),))
+
+    @staticmethod
+    def all(network: Network) -> UpdateSet:
+        """Every parameter in whole."""
+        return UpdateSet(dict.fromkeys(network.parameters, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor of the training step; what buffers hold.
+
+    Attributes:
+        shape: with the batch axis where it has one.
+        bytes: of storage, before alignment.
+        tensor: name of the network's tensor or op that it belongs to.
+        persistent: lives through the whole schedule (parameters, accumulators, state).
+        level: where it lives.
+        scale: value of one quantum of an int8 value.
+    """
+
+    name: str
+    role: ValueRole
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    tensor: str
+    persistent: bool = False
+    level: str = MAIN
+    scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes ``[lo, hi)`` of a value (``hi`` may include padding up to the alignment)."""
+
+    value: str
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """What a step reads or writes under a tag: an array laid over adjoining spans.
+
+    Attributes:
+        shape: with the batch axis where it has one.
+        channels: for a gradient written in part, the half-open range of channels; else None.
+        add: the array is added to what the spans hold.
+    """
+
+    tag: str
+    shape: tuple[int, ...]
+    dtype: str
+    spans: tuple[Span, ...]
+    channels: tuple[int, int] | None = None
+    add: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One kernel call.
+
+    Attributes:
+        op: the op (or, of the loss, its kind).
+        target: what is computed: ``y``, an auxiliary tag, a parameter slot, ``x0`` …
+        keep: units of a parameter that is updated in part (see ops.base.Fraction).
+        inplace: (value written, value read) pairs whose bytes may be the same.
+    """
+
+    name: str
+    kind: StepKind
+    op: str
+    target: str
+    reads: tuple[Arg, ...]
+    writes: tuple[Arg, ...]
+    inplace: tuple[tuple[str, str], ...] = ()
+    keep: int | None = None
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of one training step for given decisions, in execution order.
+
+    Attributes:
+        update: parameter to (fraction, kept units or None for whole).
+        picks: op to the option by which its backward gets what it needs.
+        composites: values whose bytes must adjoin, each with its relative offset.
+    """
+
+    network: Network
+    options: TrainingOptions
+    update: Mapping[str, tuple[float, int | None]]
+    picks: Mapping[str, str]
+    values: Mapping[str, Value]
+    steps: tuple[Step, ...]
+    composites: tuple[tuple[tuple[str, int], ...], ...]
+
+    @property
+    def macs(self) -> dict[str, int]:
+        """MACs of the forward and the backward steps."""
+        forward = sum(s.macs for s in self.steps if s.kind == "forward")
+        return {"forward": forward, "backward": sum(s.macs for s in self.steps) - forward}
+
+
+# -- the same, with conditions ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MaybeSpan:
+    """A span that is accessed when a condition holds."""
+
+    value: str
+    lo: int
+    hi: int
+    when: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaybeArg:
+    """An argument that exists when a condition holds and a pick has an option.
+
+    Attributes:
+        cut: the leading extent depends on the fraction (``shape[axis]`` is scaled by kept units);
+            ``(axis, per_unit)``, or None.
+    """
+
+    tag: str
+    shape: tuple[int, ...]
+    dtype: str
+    spans: tuple[MaybeSpan, ...]
+    pick: tuple[int, int] | None = None
+    channels: tuple[int, int] | None = None
+    add: bool = False
+    cut: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MaybeStep:
+    """A step that exists when a condition holds and a pick has an option."""
+
+    name: str
+    kind: StepKind
+    op: str
+    target: str
+    when: int
+    reads: tuple[MaybeArg, ...]
+    writes: tuple[MaybeArg, ...]
+    inplace: tuple[tuple[str, str], ...] = ()
+    param: str | None = None
+    pick: tuple[int, int] | None = None
+    macs: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Ways by which an op's backward can get what it needs; one of them is taken."""
+
+    op: str
+    options: tuple[str, ...]
+    when: int
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """The allowed fractions of a parameter, ascending.
+
+    Attributes:
+        fractions: each with the units kept; None keeps the whole.
+        atoms: the atom's bit for each fraction.
+    """
+
+    fractions: tuple[tuple[float, int | None], ...]
+    atoms: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TrainingGraph:
+    """Every step that the allowed update sets may need, with conditions."""
+
+    network: Network
+    options: TrainingOptions
+    infos: Mapping[str, OpInfo]
+    levels: Mapping[str, Levels]
+    picks: tuple[Pick, ...]
+    values: Mapping[str, Value]
+    value_when: Mapping[str, int]
+    steps: tuple[MaybeStep, ...]
+    composites: tuple[tuple[tuple[str, int], ...], ...]
+
+    def chosen(self, update: UpdateSet) -> int:
+        """The mask of atoms that an update set makes true.
+
+        Raises:
+            ProblemError: an unknown parameter, or a fraction that is not allowed.
+        """
+        mask = 0
+        for name, fraction in update.fractions.items():
+            if name not in self.levels:
+                raise ProblemError(f"parameter {name!r} is unknown{near(name, self.levels)}")
+            allowed = self.levels[name]
+            index = next((i for i, (r, _) in enumerate(allowed.fractions) if r == fraction), None)
+            if index is None:
+                raise ProblemError(
+                    f"fraction of {name!r}={fraction} is not allowed; allowed: {[r for r, _ in allowed.fractions]}"
+                )
+            for bit in allowed.atoms[: index + 1]:
+                mask |= bit
+        return mask
+
+    def restrict(self, update: UpdateSet, picks: Mapping[str, str] | None = None) -> Schedule:
+        """The schedule for one update set; picks not given take their first option."""
+        chosen = self.chosen(update)
+        taken: list[int] = []
+        for p in self.picks:
+            option = (picks or {}).get(p.op, p.options[0])
+            if option not in p.options:
+                raise ProblemError(f"pick of op {p.op!r}={option!r} is unknown; options: {list(p.options)}")
+            taken.append(p.options.index(option))
+        kept = {name: dict(self.levels[name].fractions)[r] for name, r in update.fractions.items()}
+
+        def stays(pick: tuple[int, int] | None) -> bool:
+            return pick is None or taken[pick[0]] == pick[1]
+
+        steps: list[Step] = []
+        used: dict[str, int] = {}
+        for m in self.steps:
+            if not holds(m.when, chosen) or not stays(m.pick):
+                continue
+            keep = kept.get(m.param) if m.param is not None else None
+            reads = _restrict_args(m.reads, chosen, stays, keep)
+            writes = _restrict_args(m.writes, chosen, stays, keep)
+            for arg in (*reads, *writes):
+                for span in arg.spans:
+                    used[span.value] = max(used.get(span.value, 0), span.hi)
+            written = {s.value for a in writes for s in a.spans}
+            pairs = tuple(p for p in m.inplace if p[0] in written)
+            macs = sum(n for when, n in m.macs if holds(when, chosen))
+            steps.append(Step(m.name, m.kind, m.op, m.target, reads, writes, pairs, keep, macs))
+
+        values = {}
+        for name, value in self.values.items():
+            if name not in used:
+                continue
+            level = MAIN
+            if value.role == "parameter" and value.tensor not in update.fractions:
+                level = self.options.frozen
+            values[name] = _resized(value, kept, level, self)
+        composites = tuple(
+            c for c in (tuple((v, o) for v, o in group if v in used) for group in self.composites) if len(c) > 1
+        )
+        chosen_picks = {p.op: p.options[taken[i]] for i, p in enumerate(self.picks) if holds(p.when, chosen)}
+        full = {n: (float(r), kept[n]) for n, r in update.fractions.items()}
+        return Schedule(
+            self.network, self.options, MappingProxyType(full), MappingProxyType(chosen_picks),
+            MappingProxyType(values), tuple(steps), composites,
+        )  # fmt: skip
+
+
+def _restrict_args(args: tuple[MaybeArg, ...], chosen: int, stays: Any, keep: int | None) -> tuple[Arg, ...]:
+    result = []
+    for a in args:
+        if not stays(a.pick):
+            continue
+        spans = [s for s in a.spans if holds(s.when, chosen)]
+        if not spans:
+            continue
+        merged: list[Span] = []
+        for s in spans:
+            if merged and merged[-1].value == s.value and merged[-1].hi == s.lo:
+                merged[-1] = Span(s.value, merged[-1].lo, s.hi)
+            else:
+                merged.append(Span(s.value, s.lo, s.hi))
+        shape = a.shape
+        if a.cut is not None and keep is not None:
+            axis, per_unit = a.cut
+            shape = (*shape[:axis], keep * per_unit, *shape[axis + 1 :])
+        result.append(Arg(a.tag, shape, a.dtype, tuple(merged), a.channels, a.add))
+    return tuple(result)
+
+
+def _resized(value: Value, kept: Mapping[str, int | None], level: str, graph: TrainingGraph) -> Value:
+    """``value`` with the shape it has when its parameter is updated in part."""
+    shape, size = value.shape, value.bytes
+    keep = kept.get(value.tensor)
+    if keep is not None and value.role in ("parameter gradient", "accumulator", "state"):
+        op, slot = graph.network.owner[value.tensor]
+        info = graph.infos[op.name]
+        fraction = op_def(info.kind).fraction(info, slot)
+        assert fraction is not None  # only such parameters have kept units
+        full = math.prod(shape)
+        shape = (*shape[: fraction.axis], keep * fraction.per_unit, *shape[fraction.axis + 1 :])
+        size = size * math.prod(shape) // full
+    return Value(value.name, value.role, shape, value.dtype, size, value.tensor, value.persistent, level, value.scale)
