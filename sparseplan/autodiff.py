@@ -19,28 +19,30 @@ from sparseplan.layout import Composites, whole
 from sparseplan.network import Network, Op
 from sparseplan.ops import OpDef, OpInfo, infos, loss_def, op_def
 from sparseplan.ops.base import Alternatives, Fraction
-from sparseplan.training import (
-    ALWAYS,
+from sparseplan.steps import (
     FRACTIONS,
     MAIN,
-    NEVER,
     OPTIMIZERS,
+    TARGET,
+    Schedule,
+    TrainingOptions,
+    UpdateSet,
+    Value,
+    ValueRole,
+    allowed_levels,
+)
+from sparseplan.training import (
+    ALWAYS,
+    NEVER,
     Levels,
     MaybeArg,
     MaybeSpan,
     MaybeStep,
     Pick,
-    Schedule,
     TrainingGraph,
-    TrainingOptions,
-    UpdateSet,
-    Value,
-    ValueRole,
     any_of,
 )
 from sparseplan.units import align_up
-
-TARGET = "(target)"
 
 
 def differentiate(
@@ -62,24 +64,6 @@ def differentiate(
             raise ProblemError(f"parameter {name!r} is unknown to network {network.name!r}{near(name, network.owner)}")
     choices = {p: (r,) for p, r in update_set.fractions.items()}
     return trace(network, options or TrainingOptions(), choices).restrict(update_set, picks)
-
-
-def allowed_levels(info: OpInfo, slot: str, fractions: Sequence[float]) -> tuple[tuple[float, int | None], ...]:
-    """Distinct ways to update a parameter: (fraction, kept units or None for whole), ascending.
-
-    A fraction keeps ``int(units * fraction)`` units, as MCUNetV3 (Lin et al., NeurIPS 2022); one
-    that keeps none is not allowed. Parameters that cannot be cut have the whole only.
-    """
-    cut: Fraction | None = op_def(info.kind).fraction(info, slot)
-    result: dict[int | None, float] = {}
-    for r in sorted(set(fractions)):
-        if r == 1:
-            result[None] = 1.0
-        elif cut is not None and int(cut.units * r) >= 1:
-            result.setdefault(int(cut.units * r), r)
-    if cut is None and fractions and None not in result:
-        result[None] = 1.0
-    return tuple((r, k) for k, r in result.items())
 
 
 def trace(

@@ -8,13 +8,15 @@ for each part.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
 from sparseplan.dtypes import bytes_of
 from sparseplan.network import Network, Op
 from sparseplan.ops import OpInfo, op_def
-from sparseplan.training import ALWAYS, MaybeSpan, TrainingOptions
+from sparseplan.steps import TrainingOptions
+from sparseplan.training import ALWAYS, MaybeSpan
 
 Part = tuple[str, int, int]  # root value, 0, bytes
 
@@ -99,7 +101,7 @@ class Composites:
                 if merged.setdefault(name, offset + shift) != offset + shift:
                     return False
         ranges = sorted((o, o + self._bytes(n)) for n, o in merged.items())
-        if any(a[1] > b[0] for a, b in zip(ranges, ranges[1:], strict=False)):
+        if any(a[1] > b[0] for a, b in itertools.pairwise(ranges)):
             return False
         base = ranges[0][0]
         key = min(touched, default=1 + max(self._groups, default=-1))

@@ -8,11 +8,12 @@ another in place.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from sparseplan.training import MAIN, Schedule
+from sparseplan.steps import MAIN, Schedule
 from sparseplan.units import align_up
 
 
@@ -82,7 +83,7 @@ class Memory:
 def pieces(ends: Iterable[int]) -> list[tuple[int, int]]:
     """Adjoining half-open ranges between sorted distinct ends."""
     points = sorted(set(ends))
-    return list(zip(points, points[1:], strict=False))
+    return list(itertools.pairwise(points))
 
 
 def analyse(schedule: Schedule) -> Memory:

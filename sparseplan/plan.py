@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sparseplan.errors import PlanError
 from sparseplan.problem import Problem
-from sparseplan.training import Step, Value
+from sparseplan.steps import Step, Value
 
 Status = Literal["OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN"]
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from sparseplan.autodiff import allowed_levels
 from sparseplan.device import Device
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import infos, op_def
-from sparseplan.training import FRACTIONS, MAIN, TrainingOptions, UpdateSet
+from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions, UpdateSet, allowed_levels
 
 Values = Mapping[str, Mapping[float, float]]
 

@@ -14,28 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
-from sparseplan.ops import OpInfo, loss_def, op_def
+from sparseplan.ops import OpInfo, op_def
+from sparseplan.steps import MAIN, Arg, Schedule, Span, Step, StepKind, TrainingOptions, UpdateSet, Value
 
 ALWAYS = -1
 NEVER = 0
-
-#: fractions of a parameter's input channels that may be updated, by default
-FRACTIONS = (0.125, 0.25, 0.5, 1.0)
-
-StepKind = Literal["forward", "loss", "aux", "grad_param", "grad_input", "update"]
-ValueRole = Literal[
-    "input", "activation", "auxiliary", "target", "gradient",
-    "parameter", "parameter gradient", "accumulator", "state",
-]  # fmt: skip
-OPTIMIZERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"sgd": (), "momentum": ("m",), "adam": ("m", "v")})
-MAIN = "L2"
 
 
 def holds(when: int, chosen: int) -> bool:
@@ -51,178 +40,6 @@ def any_of(*conditions: int) -> int:
             return ALWAYS
         result |= c
     return result
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How a training step is carried out, apart from what is updated.
-
-    Attributes:
-        dtype: storage of parameters, activations and gradients: fp32, fp16 or bf16.
-        batch: samples processed at once.
-        optimizer: ``sgd``, ``momentum`` (one state a parameter) or ``adam`` (two).
-        gradients: ``fused`` (each parameter is updated as soon as its gradient is there) or
-            ``accumulate`` (gradients are summed over many runs of the schedule; updates at the end).
-        frozen: level where parameters that are not updated live: ``L2``, ``L3`` or ``flash``.
-        alignment: of every buffer in main memory, bytes, a power of two.
-        loss, loss_attrs: the loss on the network's first output.
-    """
-
-    dtype: str = "bf16"
-    batch: int = 1
-    optimizer: str = "sgd"
-    gradients: str = "fused"
-    frozen: str = MAIN
-    alignment: int = 1
-    loss: str = "l1"
-    loss_attrs: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.dtype not in TRAINABLE:
-            raise ProblemError(f"dtype={self.dtype!r} cannot be trained in{near(str(self.dtype), TRAINABLE)}")
-        if isinstance(self.batch, bool) or not isinstance(self.batch, int) or not 1 <= self.batch <= 2**20:
-            raise ProblemError(f"batch={self.batch!r} must be an integer from 1 to 2**20")
-        if self.optimizer not in OPTIMIZERS:
-            raise ProblemError(f"optimizer={self.optimizer!r} is unknown{near(str(self.optimizer), OPTIMIZERS)}")
-        if self.gradients not in ("fused", "accumulate"):
-            raise ProblemError(f"gradients={self.gradients!r} must be fused or accumulate")
-        if self.frozen not in ("L2", "L3", "flash"):
-            raise ProblemError(f"frozen={self.frozen!r} must be L2, L3 or flash")
-        a = self.alignment
-        if isinstance(a, bool) or not isinstance(a, int) or a < 1 or a & (a - 1):
-            raise ProblemError(f"alignment={a!r} must be a power of two, at least 1")
-        known = loss_def(self.loss).defaults
-        for key in self.loss_attrs:
-            if key not in known:
-                raise ProblemError(f"loss {self.loss!r} has no attribute {key!r}{near(key, known)}")
-        object.__setattr__(self, "loss_attrs", MappingProxyType(dict(self.loss_attrs)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            TrainingOptions,
-            (self.dtype, self.batch, self.optimizer, self.gradients, self.frozen, self.alignment, self.loss,
-             dict(self.loss_attrs)),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class UpdateSet:
-    """Which parameters are updated, and which fraction of their channels (in (0, 1])."""
-
-    fractions: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        for name, fraction in self.fractions.items():
-            good = isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and 0 < fraction <= 1
-            if not good:
-                raise ProblemError(f"fraction of {name!r}={fraction!r} must be a number in (0, 1]")
-        object.__setattr__(self, "fractions", MappingProxyType(dict(self.fractions)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (UpdateSet, (dict(self.fractions),))
-
-    @staticmethod
-    def all(network: Network) -> UpdateSet:
-        """Every parameter in whole."""
-        return UpdateSet(dict.fromkeys(network.parameters, 1.0))
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor of the training step; what buffers hold.
-
-    Attributes:
-        shape: with the batch axis where it has one.
-        bytes: of storage, before alignment.
-        tensor: name of the network's tensor or op that it belongs to.
-        persistent: lives through the whole schedule (parameters, accumulators, state).
-        level: where it lives.
-        scale: value of one quantum of an int8 value.
-    """
-
-    name: str
-    role: ValueRole
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    tensor: str
-    persistent: bool = False
-    level: str = MAIN
-    scale: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Bytes ``[lo, hi)`` of a value (``hi`` may include padding up to the alignment)."""
-
-    value: str
-    lo: int
-    hi: int
-
-
-@dataclass(frozen=True, slots=True)
-class Arg:
-    """What a step reads or writes under a tag: an array laid over adjoining spans.
-
-    Attributes:
-        shape: with the batch axis where it has one.
-        channels: for a gradient written in part, the half-open range of channels; else None.
-        add: the array is added to what the spans hold.
-    """
-
-    tag: str
-    shape: tuple[int, ...]
-    dtype: str
-    spans: tuple[Span, ...]
-    channels: tuple[int, int] | None = None
-    add: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One kernel call.
-
-    Attributes:
-        op: the op (or, of the loss, its kind).
-        target: what is computed: ``y``, an auxiliary tag, a parameter slot, ``x0`` …
-        keep: units of a parameter that is updated in part (see ops.base.Fraction).
-        inplace: (value written, value read) pairs whose bytes may be the same.
-    """
-
-    name: str
-    kind: StepKind
-    op: str
-    target: str
-    reads: tuple[Arg, ...]
-    writes: tuple[Arg, ...]
-    inplace: tuple[tuple[str, str], ...] = ()
-    keep: int | None = None
-    macs: int = 0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The steps of one training step for given decisions, in execution order.
-
-    Attributes:
-        update: parameter to (fraction, kept units or None for whole).
-        picks: op to the option by which its backward gets what it needs.
-        composites: values whose bytes must adjoin, each with its relative offset.
-    """
-
-    network: Network
-    options: TrainingOptions
-    update: Mapping[str, tuple[float, int | None]]
-    picks: Mapping[str, str]
-    values: Mapping[str, Value]
-    steps: tuple[Step, ...]
-    composites: tuple[tuple[tuple[str, int], ...], ...]
-
-    @property
-    def macs(self) -> dict[str, int]:
-        """MACs of the forward and the backward steps."""
-        forward = sum(s.macs for s in self.steps if s.kind == "forward")
-        return {"forward": forward, "backward": sum(s.macs for s in self.steps) - forward}
 
 
 # -- the same, with conditions ----------------------------------------------------------------

@@ -22,7 +22,8 @@ from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
-from sparseplan.training import MAIN, Schedule, TrainingGraph, UpdateSet
+from sparseplan.steps import MAIN, Schedule, UpdateSet
+from sparseplan.training import TrainingGraph
 from sparseplan.units import align_up, format_bytes
 
 Progress = Callable[[str], None]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from ortools.sat.python import cp_model
 
 from sparseplan.liveness import pieces
-from sparseplan.training import ALWAYS, MAIN, NEVER, MaybeStep, TrainingGraph
+from sparseplan.steps import MAIN
+from sparseplan.training import ALWAYS, NEVER, MaybeStep, TrainingGraph
 from sparseplan.units import align_up
 
 #: a mask of atoms and, perhaps, an option of a pick: both must hold

@@ -16,7 +16,8 @@ from ortools.sat.python import cp_model
 from sparseplan.problem import Problem
 from sparseplan.solve.cpsat import Limits, Outcome, solve, solve_in_order
 from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, undominated
-from sparseplan.training import MAIN, TrainingGraph
+from sparseplan.steps import MAIN
+from sparseplan.training import TrainingGraph
 
 #: values are scaled to integers whose sum stays below 2**VALUE_BITS; far below what CP-SAT bears,
 #: far finer than any measured value

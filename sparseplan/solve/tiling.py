@@ -9,7 +9,8 @@ from sparseplan.device import Device
 from sparseplan.ops import OpInfo, op_def
 from sparseplan.plan import PlannedTile
 from sparseplan.solve.tile import Tile, best_tile, smallest_tile_bytes
-from sparseplan.training import MaybeStep, Schedule, Step, TrainingGraph, any_of, holds
+from sparseplan.steps import Schedule, Step
+from sparseplan.training import MaybeStep, TrainingGraph, any_of, holds
 
 Pass = tuple[str, str]  # op name, pass
 
