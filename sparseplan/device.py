@@ -153,7 +153,7 @@ class Device:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or len(self.name) > 128:
-            raise DeviceError(f"device name={self.name!r} must be a string of 1 to 128 characters")
+            raise DeviceError(f"device name={_short(self.name)} must be a string of 1 to 128 characters")
         for key in ("title", "notes"):
             if not isinstance(getattr(self, key), str):
                 raise DeviceError(f"device {self.name!r}: {key}={getattr(self, key)!r} must be a string")
@@ -266,7 +266,7 @@ def load_device(device: str | Path | Device) -> Device:
     plain = re.sub(r"[-_ ]", "", text.lower())
     if plain not in presets():
         raise DeviceError(
-            f"device={text!r} is unknown{near(plain, presets())} Or give a path to a .toml file, or --l1 and --l2 alone"
+            f"device={_short(text)} is neither a preset nor a path to a .toml file{near(plain[:80], presets())}"
         )
     return _preset(plain)
 
@@ -362,7 +362,7 @@ def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...], re
     prefix = f"{where}." if where else ""
     for key in table:
         if key not in known:
-            raise DeviceError(f"key {prefix + key!r} is unknown{near(key, known)}")
+            raise DeviceError(f"key {_short(prefix + key)} is unknown{near(key[:80], known)}")
     for key in required:
         if key not in table:
             raise DeviceError(f"key {prefix + key!r} is missing; give it")
