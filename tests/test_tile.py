@@ -68,8 +68,9 @@ def spaces(draw: st.DrawFn, axes: int = 3, extent: int = 5) -> TileSpace:
         for a in used:
             scale, window = draw(st.integers(1, 3)), draw(st.integers(1, 4))
             full = (extents[a] - 1) * scale + window
-            # an output is all of its elements; an input's halo may be cut by padding
-            dims.append(Dim(a, full - (draw(st.integers(0, min(2, full - 1))) if role == "in" else 0), scale, window))
+            # padding may cut an input's halo; the last of adjoining blocks may be short
+            most = min(2, full - 1) if role == "in" and window > scale else window - 1 if window == scale else 0
+            dims.append(Dim(a, full - draw(st.integers(0, most)), scale, window))
         if draw(st.booleans()):
             dims.append(Dim(None, draw(st.integers(1, 3))))
         operands.append(Operand(f"t{j}", tuple(dims), role, draw(st.sampled_from(["data", "data", "bit", "u8"]))))
@@ -98,7 +99,10 @@ def simulate(space: TileSpace, dtype: str, sizes: dict[str, int], order: tuple[s
                 else:
                     t = min(sizes[d.axis], extents[d.axis] - at[d.axis])
                     start = at[d.axis] * d.scale
-                    ranges.append(range(start, start + min(d.full, (t - 1) * d.scale + d.window)))
+                    length = min(d.full, (t - 1) * d.scale + d.window)
+                    if d.window <= d.scale:
+                        length = min(length, d.full - start)
+                    ranges.append(range(start, start + length))
             if o.role == "in":
                 elements[o.tag] += math.prod(map(len, ranges))
             else:

@@ -281,10 +281,14 @@ def _extents(o: Operand, axis: str, t: Ints) -> Ints:
 def _sum_over_tiles(o: Operand, axis: str, extent: int, t: Ints) -> Ints:
     """Elements along ``axis`` summed over its tiles, for each size in ``t``: ``n - 1`` full tiles
     and a clipped one. 1 for an operand that does not depend on the axis."""
-    if all(d.axis != axis for d in o.dims):
+    along = [d for d in o.dims if d.axis == axis]
+    if not along:
         return np.ones_like(t)
     n = _ceil(extent, t)
-    return (n - 1) * _extents(o, axis, t) + _extents(o, axis, extent - (n - 1) * t)
+    total = (n - 1) * _extents(o, axis, t) + _extents(o, axis, extent - (n - 1) * t)
+    if all(d.window <= d.scale for d in along) and len(along) == 1:  # tiles are disjoint: never more than all
+        total = np.minimum(total, along[0].full)
+    return total
 
 
 def _repeating(order: tuple[str, ...], depends: set[str]) -> tuple[str, ...]:
