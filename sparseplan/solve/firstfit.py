@@ -1,4 +1,4 @@
-"""First-fit and best-fit of rigid groups of rectangles: quick placements, and the orders that exact search follows.
+"""Rigid groups of rectangles: what lives together, first-fit and best-fit, and the orders that exact search follows.
 
 Everything here is in whole units (offsets and sizes divided by their common unit). A group is known by its index;
 its base is the unit at which its lowest rectangle begins.
@@ -6,7 +6,9 @@ its base is the unit at which its lowest rectangle begins.
 
 from __future__ import annotations
 
+import math
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -58,6 +60,50 @@ class Block:
     def height(self) -> Ints:
         """Units from each group's base to the top of its highest rectangle."""
         return self.reduce(np.maximum, self.offset + self.size, 0)
+
+
+def sections(block: Block) -> Iterator[tuple[tuple[int, int, int], ...]]:
+    """Each maximal set of units live at once, as (group, offset, size).
+
+    Neighbours of one group are joined, also over holes that nothing else live there could fit.
+    """
+    starts = np.unique(block.start)
+    # The live set is maximal at the last start before some stop.
+    steps = np.unique(starts[np.searchsorted(starts, np.unique(block.stop), side="left") - 1])
+    seen: set[tuple[tuple[int, int, int], ...]] = set()
+    for step in steps.tolist():
+        live = np.flatnonzero((block.start <= step) & (step < block.stop))
+        spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        columns = (block.owner[live], block.offset[live], block.size[live])
+        for g, offset, size in zip(*(c.tolist() for c in columns), strict=True):
+            spans[g].append((offset, offset + size))
+        least = sorted((min(hi - lo for lo, hi in spans[g]), g) for g in spans)
+        section: list[tuple[int, int, int]] = []
+        for g, pieces in spans.items():
+            other = next((size for size, owner in least if owner != g), math.inf)
+            pieces.sort()
+            low, high = pieces[0]
+            for lo, hi in pieces[1:]:
+                if lo - high >= other:
+                    section.append((g, low, high - low))
+                    low = lo
+                high = hi
+            section.append((g, low, high - low))
+        key = tuple(sorted(section))
+        if key not in seen:
+            seen.add(key)
+            yield key
+
+
+def widest_hole(block: Block) -> int:
+    """The most units within a group, between its lowest and highest, that it never covers."""
+    widest = 0
+    reach: dict[int, int] = {}
+    for row in np.argsort(block.offset, kind="stable").tolist():
+        g, low, high = int(block.owner[row]), int(block.offset[row]), int(block.offset[row] + block.size[row])
+        widest = max(widest, low - reach.get(g, low))
+        reach[g] = max(reach.get(g, 0), high)
+    return widest
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,15 +24,16 @@ from ortools.sat.python import cp_model
 from sparseplan.errors import InternalError, ProblemError
 from sparseplan.solve import cpsat
 from sparseplan.solve.cpsat import Clock, Limits
-from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, orders
+from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, orders, sections, widest_hole
 from sparseplan.units import align_up
 
 PlacementStatus = Literal["PLACED", "IMPOSSIBLE", "UNKNOWN"]
 
 # Changed orders that first-fit tries before exact search: well under a second for 500 groups.
 _TRIALS = 60
-# Deterministic seconds of the first round of each search; each later round doubles them.
-_FIRST_WORK = 0.5
+# Deterministic seconds (each about 15 of wall clock here) of every search in the first round, doubled in each later
+# one: the instances that fall at all mostly fall to some order within a fifth of a second.
+_FIRST_WORK = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def place_min(
     best = task.quick(clock)
     ceiling = best.peak if capacity is None else min(best.peak, capacity + 1)
     # Each round goes through the capacities that are still open with twice the work of the round before.
-    work = 8 * _FIRST_WORK
+    work = 24 * _FIRST_WORK  # two rounds of exact search
     while bound < ceiling and not clock.passed():
         # Capacities below this one resisted this round, though nothing is proven of them.
         floor = bound
@@ -162,7 +162,7 @@ def place_min(
             trial = floor if floor == bound else task.attainable((floor + ceiling) // 2)
             if trial >= ceiling:
                 trial = floor
-            answer = _Search(task, trial, clock, work).run()
+            answer = _Search(task, trial, clock, work, trials=0).run()
             if answer.status == "PLACED":
                 best = answer
                 ceiling = answer.peak
@@ -217,7 +217,7 @@ class _Task:
         # The topmost bytes need not be rounded, so the bound forgives the largest rounding of a top.
         slack = block.height() * unit - exact
         bound = int(exact.max())
-        for section in _sections(block):
+        for section in sections(block):
             live = sum(size for _, _, size in section) * unit
             bound = max(bound, live - max(int(slack[g]) for g, _, _ in section))
         return _Task(block, unit, lowest, exact, bound)
@@ -263,39 +263,6 @@ def _joined(rows: list[tuple[int, int, int, int, int]]) -> list[tuple[int, int, 
     return joined
 
 
-def _sections(block: Block) -> Iterator[tuple[tuple[int, int, int], ...]]:
-    """Each maximal set of units live at once, as (group, offset, size).
-
-    Neighbours of one group are joined, also over holes that nothing else live there could fit.
-    """
-    starts = np.unique(block.start)
-    # The live set is maximal at the last start before some stop.
-    steps = np.unique(starts[np.searchsorted(starts, np.unique(block.stop), side="left") - 1])
-    seen: set[tuple[tuple[int, int, int], ...]] = set()
-    for step in steps.tolist():
-        live = np.flatnonzero((block.start <= step) & (step < block.stop))
-        spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        columns = (block.owner[live], block.offset[live], block.size[live])
-        for g, offset, size in zip(*(c.tolist() for c in columns), strict=True):
-            spans[g].append((offset, offset + size))
-        least = sorted((min(hi - lo for lo, hi in spans[g]), g) for g in spans)
-        section: list[tuple[int, int, int]] = []
-        for g, pieces in spans.items():
-            other = next((size for size, owner in least if owner != g), math.inf)
-            pieces.sort()
-            low, high = pieces[0]
-            for lo, hi in pieces[1:]:
-                if lo - high >= other:
-                    section.append((g, low, high - low))
-                    low = lo
-                high = hi
-            section.append((g, low, high - low))
-        key = tuple(sorted(section))
-        if key not in seen:
-            seen.add(key)
-            yield key
-
-
 @dataclass(slots=True)
 class _Search:
     """Decides whether a task fits a capacity."""
@@ -304,6 +271,7 @@ class _Search:
     capacity: int
     clock: Clock
     work: float = math.inf  # deterministic seconds for each part that needs exact search
+    trials: int = _TRIALS
     methods: list[str] = field(default_factory=list)
 
     def run(self) -> _Answer:
@@ -364,7 +332,7 @@ class _Search:
         block = task.block.subset(part)
         begin, end = int(block.start.min()), int(block.stop.max())
         count = np.bincount(block.owner, minlength=block.count)
-        hole = _widest_hole(block)
+        hole = widest_hole(block)
         rest: list[int] = []
         for i, group in enumerate(part):
             row = int(np.argmax(block.owner == i))
@@ -385,7 +353,7 @@ class _Search:
         if int(top.min()) < 0:
             self.methods.append("live bytes")
             return "IMPOSSIBLE"
-        for method, found in attempts(block, Rivals.of(block), top, self.clock.limits.seed, _TRIALS):
+        for method, found in attempts(block, Rivals.of(block), top, self.clock.limits.seed, self.trials):
             if bool((found <= top).all()):
                 self.methods.append(method)
                 base[groups] = found + floor
@@ -399,54 +367,49 @@ class _Search:
         return status
 
 
-def _widest_hole(block: Block) -> int:
-    """The most units within a group, between its lowest and highest, that it never covers."""
-    widest = 0
-    reach: dict[int, int] = {}
-    for row in np.argsort(block.offset, kind="stable").tolist():
-        g, low, high = int(block.owner[row]), int(block.offset[row]), int(block.offset[row] + block.size[row])
-        widest = max(widest, low - reach.get(g, low))
-        reach[g] = max(reach.get(g, 0), high)
-    return widest
-
-
-def _exact(block: Block, top: Ints, clock: Clock, work: float) -> tuple[PlacementStatus, str, tuple[int, ...]]:
-    """Decide by CP-SAT: every static order in turn, and a packing proof, with limits that double each round."""
-    known = {name: order for name, order in orders(block).items() if name in _SEARCHED}
-    spent, grant = 0.0, _FIRST_WORK
-    models = {f"CP-SAT, {name}": _ordered(block, top, order) for name, order in known.items()}
-    models["CP-SAT, packing"] = _packing(block, top)
-    while True:
-        for method, model in models.items():
-            left = clock.left(work=min(grant, work - spent))
-            if left.seconds == 0 or left.work == 0:
-                return "UNKNOWN", "limits", ()
-            outcome = cpsat.solve(model, left, parameters=_PACKING if method.endswith("packing") else _FIXED)
-            clock.spend(outcome.work)
-            spent += outcome.work
-            if outcome.solved:
-                return "PLACED", method, outcome.values[: block.count]
-            if outcome.status == "INFEASIBLE":
-                return "IMPOSSIBLE", method, ()
-        grant *= 2
-
-
-_SEARCHED = ("crowded", "longest-lived", "area", "overlaps", "start")
+# Those that solved most of the instances soonest come first.
+_SEARCHED = ("overlaps", "area", "stop", "longest-lived", "crowded", "start", "size")
 _FIXED = {"search_branching": cp_model.FIXED_SEARCH, "linearization_level": 0}
 _PACKING = {
     "linearization_level": 0,
     "use_energetic_reasoning_in_no_overlap_2d": True,
     "use_area_energetic_reasoning_in_no_overlap_2d": True,
-    "use_pairwise_reasoning_in_no_overlap_2d": True,
 }
 
 
-def _ordered(block: Block, top: Ints, order: Sequence[int]) -> cp_model.CpModel:
-    """One no-overlap of offsets a section; groups settle lowest first, the earliest in ``order`` breaking ties."""
+def _exact(block: Block, top: Ints, clock: Clock, work: float) -> tuple[PlacementStatus, str, tuple[int, ...]]:
+    """Decide by CP-SAT: every static order in turn, then a packing proof, with limits that double each round."""
+    known = orders(block)
+    base = _stacking(block, top)
+    models: dict[str, cp_model.CpModel] = {}
+    spent, grant = 0.0, _FIRST_WORK
+    while True:
+        for name in (*_SEARCHED, "packing"):
+            left = clock.left(work=max(0.0, min(grant, work - spent)))
+            if left.seconds == 0 or left.work == 0:
+                return "UNKNOWN", "limits", ()
+            if name not in models:
+                models[name] = _packing(block, top) if name == "packing" else _ordered(base, known[name])
+            outcome = cpsat.solve(models[name], left, parameters=_PACKING if name == "packing" else _FIXED)
+            clock.spend(outcome.work)
+            spent += outcome.work
+            if outcome.solved:
+                return "PLACED", f"CP-SAT, {name}", outcome.values[: block.count]
+            if outcome.status == "INFEASIBLE":
+                return "IMPOSSIBLE", f"CP-SAT, {name}", ()
+        grant *= 2
+
+
+def _bases(model: cp_model.CpModel, top: Ints) -> list[cp_model.IntVar]:
+    return [model.new_int_var(0, highest, f"base{g}") for g, highest in enumerate(top.tolist())]
+
+
+def _stacking(block: Block, top: Ints) -> cp_model.CpModel:
+    """One no-overlap of offsets a section. The first variables are the bases, by group; there are no others."""
     model = cp_model.CpModel()
-    base = [model.new_int_var(0, int(highest), f"base{g}") for g, highest in enumerate(top)]
+    base = _bases(model, top)
     spans: dict[tuple[int, int, int], cp_model.IntervalVar] = {}
-    for section in _sections(block):
+    for section in sections(block):
         if len({g for g, _, _ in section}) < 2:
             continue
         for span in section:
@@ -454,17 +417,24 @@ def _ordered(block: Block, top: Ints, order: Sequence[int]) -> cp_model.CpModel:
                 g, offset, size = span
                 spans[span] = model.new_fixed_size_interval_var(base[g] + offset, size, f"span{g}+{offset}:{size}")
         model.add_no_overlap([spans[span] for span in section])
-    model.add_decision_strategy([base[g] for g in order], cp_model.CHOOSE_LOWEST_MIN, cp_model.SELECT_MIN_VALUE)
+    return model
+
+
+def _ordered(stacking: cp_model.CpModel, order: Sequence[int]) -> cp_model.CpModel:
+    """Groups settle lowest first, the earliest in ``order`` breaking ties."""
+    model = stacking.clone()
+    base = [model.get_int_var_from_proto_index(g) for g in order]
+    model.add_decision_strategy(base, cp_model.CHOOSE_LOWEST_MIN, cp_model.SELECT_MIN_VALUE)
     return model
 
 
 def _packing(block: Block, top: Ints) -> cp_model.CpModel:
     """All rectangles in one no-overlap of steps × offsets: stronger proofs that nothing fits."""
     model = cp_model.CpModel()
-    base = [model.new_int_var(0, int(highest), f"base{g}") for g, highest in enumerate(top)]
+    base = _bases(model, top)
     steps, offsets = [], []
-    rows = zip(block.owner, block.offset, block.size, block.start, block.stop, strict=True)
-    for g, offset, size, start, stop in ((int(v) for v in row) for row in rows):
+    columns = (block.owner, block.offset, block.size, block.start, block.stop)
+    for g, offset, size, start, stop in zip(*(c.tolist() for c in columns), strict=True):
         steps.append(model.new_fixed_size_interval_var(start, stop - start, "steps"))
         offsets.append(model.new_fixed_size_interval_var(base[g] + offset, size, "offsets"))
     model.add_no_overlap_2d(steps, offsets)
