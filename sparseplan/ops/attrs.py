@@ -1,0 +1,69 @@
+"""Normalising and checking of op attributes, shared by the families."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sparseplan.errors import OpError
+from sparseplan.ops.base import Shape
+
+
+def integer(name: str, value: Any, low: int = 1) -> int:
+    """``value`` as an int of at least ``low``; raises OpError."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OpError(f"{name}={value!r} must be an integer")
+    if value < low:
+        raise OpError(f"{name}={value} must be at least {low}")
+    return value
+
+
+def integers(name: str, value: Any, lengths: tuple[int, ...], low: int = 1) -> tuple[int, ...]:
+    """``value`` as a tuple of ints of one of ``lengths``; raises OpError."""
+    if not isinstance(value, (tuple, list)) or len(value) not in lengths:
+        wanted = " or ".join(str(n) for n in lengths)
+        raise OpError(f"{name}={value!r} must be an integer or {wanted} of them")
+    return tuple(integer(name, v, low) for v in value)
+
+
+def pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
+    """An int, or (rows, columns), as a pair."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value, value)
+    rows, cols = integers(name, value, (2,), low)
+    return rows, cols
+
+
+def padding4(name: str, value: Any) -> tuple[int, int, int, int]:
+    """An int, (rows, columns) or (top, left, bottom, right) as the latter."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value, value)
+    given = integers(name, value, (2, 4), low=0)
+    if len(given) == 2:
+        return given[0], given[1], given[0], given[1]
+    return given[0], given[1], given[2], given[3]
+
+
+def number(name: str, value: Any, low: float = -math.inf, *, above: bool = False) -> float:
+    """``value`` as a finite float of at least (``above``: greater than) ``low``; raises OpError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise OpError(f"{name}={value!r} must be a finite number")
+    if value < low or (above and value == low):
+        raise OpError(f"{name}={value} must be {'above' if above else 'at least'} {low:g}")
+    return float(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """``value`` as a bool; raises OpError."""
+    if not isinstance(value, bool):
+        raise OpError(f"{name}={value!r} must be true or false")
+    return value
+
+
+def image(inputs: Sequence[Shape]) -> tuple[int, int, int]:
+    """The one input's (channels, height, width); raises OpError where it is no image."""
+    shape = inputs[0]
+    if len(shape) != 3:
+        raise OpError(f"input has shape {shape}, expected (channels, height, width)")
+    return shape[0], shape[1], shape[2]
