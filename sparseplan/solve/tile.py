@@ -14,8 +14,9 @@ The model
     * An ``out`` operand is written whenever its tile changes; what it holds is read first where it
       was written before: partial sums of a reduction outside of it, and overlaps of its tiles. So
       it reads all elements that it writes, less the first touch of each.
-    * Traffic is summed in elements over all tiles, the clipped ones at their own size, and rounded
-      up to bytes once an operand.
+    * Traffic is summed over all tiles, the clipped ones at their own size. One-bit masks pack eight
+      elements a byte, so an axis of a mask is cut in multiples of 8 or not at all: then all tiles
+      but the last are whole bytes, and a sweep over all tiles is rounded up to bytes once.
     * L1 holds one buffer of an operand's tile, or two where transfers overlap computing and the
       tile ever changes; each aligned.
 
@@ -151,11 +152,11 @@ def smallest_tile_bytes(space: TileSpace, dtype: str, double_buffer: bool, align
     """The least L1 bytes with which some tile fits.
 
     Buffers grow with tile sizes, save that a whole axis may spare the second buffer: so each axis
-    is either cut to 1 or left whole.
+    is either cut as finely as it can be or left whole.
     """
     _check(space, dtype, alignment)
     order = tuple(axis for axis, _ in space.axes)
-    choices = product(*({1, extent} for _, extent in space.axes))
+    choices = product(*({min(_grain(space, axis), extent), extent} for axis, extent in space.axes))
     sizes = (dict(zip(order, choice, strict=True)) for choice in choices)
     return min(tile_of(space, dtype, s, order, double_buffer, alignment).l1_bytes for s in sizes)
 
@@ -187,8 +188,16 @@ def tile_of(
     mac_per_cycle: float | None = None,
     dma_bytes_per_cycle: float | None = None,
 ) -> Tile:
-    """The figures of a given tile: ``sizes`` by axis, ``order`` from the outermost loop."""
+    """The figures of a given tile: ``sizes`` by axis, ``order`` from the outermost loop.
+
+    Raises:
+        ProblemError: an axis without a size, or a size that the axis cannot be cut to.
+    """
     _check(space, dtype, alignment)
+    for axis, extent in space.axes:
+        size, grain = sizes.get(axis, 0), _grain(space, axis)
+        if not 1 <= size <= extent or (size % grain and size < extent):
+            raise ProblemError(f"tile size {axis}={size} must be 1 to {extent}, and a multiple of {grain} if it cuts")
     trips = {axis: -(-extent // sizes[axis]) for axis, extent in space.axes}
     operands = []
     for o in space.operands:
@@ -200,13 +209,13 @@ def tile_of(
             all_tiles *= int(one[0])
             first_touch *= min(int(one[0]), _extent(o, axis, extent))
         fixed = _extent(o, None, 1)
-        moved = repeats * all_tiles * fixed
-        if o.role == "out":
-            moved = 2 * moved - first_touch * fixed
         shape = tuple(
             d.full if d.axis is None else min(d.full, (sizes[d.axis] - 1) * d.scale + d.window) for d in o.dims
         )
         width = _dtype(o, dtype)
+        moved = repeats * bytes_of(all_tiles * fixed, width)
+        if o.role == "out":
+            moved = 2 * moved - bytes_of(first_touch * fixed, width)
         operands.append(
             OperandTile(
                 tag=o.tag,
@@ -215,7 +224,7 @@ def tile_of(
                 bytes=bytes_of(math.prod(shape), width),
                 buffers=2 if double_buffer and depends else 1,
                 moves=repeats * math.prod(trips[a] for a in depends),
-                dma_bytes=bytes_of(moved, width),
+                dma_bytes=moved,
             )
         )
     dma_bytes = sum(o.dma_bytes for o in operands)
@@ -264,6 +273,11 @@ def _dtype(o: Operand, dtype: str) -> str:
     return dtype if o.dtype == "data" else o.dtype
 
 
+def _grain(space: TileSpace, axis: str) -> int:
+    """What sizes of an axis are multiples of: 8 where a one-bit mask lies along it."""
+    return 8 if any(o.dtype == "bit" and any(d.axis == axis for d in o.dims) for o in space.operands) else 1
+
+
 def _extent(o: Operand, axis: str | None, t: int) -> int:
     """Elements of an operand's tile along ``axis`` (None: along all untiled dims)."""
     along = (d for d in o.dims if d.axis == axis)
@@ -300,11 +314,12 @@ def _repeating(order: tuple[str, ...], depends: set[str]) -> tuple[str, ...]:
 
 def _candidates(space: TileSpace, axis: str, extent: int) -> Ints:
     """Sizes of an axis that no smaller one beats (see the module's docstring), ascending."""
-    t = np.arange(1, extent + 1, dtype=np.int64)
+    grain = _grain(space, axis)
+    t = np.append(np.arange(grain, extent, grain, dtype=np.int64), extent)
     n = _ceil(extent, t)
     first = np.flatnonzero(np.diff(n, prepend=n[0] + 1))  # the least size of each count of tiles
     sums = [_sum_over_tiles(o, axis, extent, t) for o in space.operands if any(d.axis == axis for d in o.dims)]
-    group = np.repeat(first, np.diff(first, append=extent))
+    group = np.repeat(first, np.diff(first, append=len(t)))
     # only sizes that move less than the least one of their count can be undominated
     worth = np.flatnonzero(np.any([s < s[group] for s in sums], axis=0)) if sums else first[:0]
     kept: list[int] = first.tolist()
@@ -398,7 +413,7 @@ def _search_part(
     for k, (axis, _) in enumerate(axes):
         tiles = tiles * trips[axis]
         pattern |= (trips[axis] > 1).astype(np.int64) << k
-    moved, first = _elements(space, sizes, fits, len(need))
+    moved, first = _sweeps(space, sizes, fits, len(need), widths)
     best: tuple[tuple[int, ...], tuple[str, ...]] | None = None
     for code in np.unique(pattern).tolist():
         here = np.flatnonzero(pattern == code)
@@ -411,7 +426,7 @@ def _search_part(
                     times = times * trips[axis][here]
                 if o.role == "out":
                     times = 2 * times - first[j][here]
-                dma += _ceil(times * widths[j], 8)
+                dma += times
             keys = [dma, tiles[here], need[here], *(s[here] for s in size)]
             k = int(np.lexsort(keys[::-1])[0])
             found = (tuple(int(v[k]) for v in keys), order)
@@ -420,11 +435,13 @@ def _search_part(
     return best
 
 
-def _elements(space: TileSpace, sizes: list[Ints], fits: tuple[Ints, ...], count: int) -> tuple[list[Ints], list[Ints]]:
-    """For each operand and each fitting combination: elements over all its tiles, and its distinct
+def _sweeps(
+    space: TileSpace, sizes: list[Ints], fits: tuple[Ints, ...], count: int, widths: list[int]
+) -> tuple[list[Ints], list[Ints]]:
+    """For each operand and each fitting combination: bytes of all its tiles, and of its distinct
     elements (the first touch of each)."""
     moved, first = [], []
-    for o in space.operands:
+    for o, width in zip(space.operands, widths, strict=True):
         m = np.full(count, _extent(o, None, 1), np.int64)
         f = m
         for k, (axis, extent) in enumerate(space.axes):
@@ -432,6 +449,6 @@ def _elements(space: TileSpace, sizes: list[Ints], fits: tuple[Ints, ...], count
                 s = _sum_over_tiles(o, axis, extent, sizes[k])
                 m = m * s[fits[k]]
                 f = f * np.minimum(s, _extent(o, axis, extent))[fits[k]]
-        moved.append(m)
-        first.append(f)
+        moved.append(_ceil(m * width, 8))
+        first.append(_ceil(f * width, 8))
     return moved, first
