@@ -1,1 +1,1 @@
-"""See the layout in CONTRIBUTING.md."""
+"""Executing training steps: in the arena of a plan, fast without one, and as a plain reference."""

@@ -1,0 +1,219 @@
+"""The one interpreter of a training step, over whatever holds its values.
+
+A storage turns the arguments of a step into functions that read or write them; ``compile_step``
+resolves all else once (definitions, arguments, slices) and returns a kernel to call without
+arguments. The arena and the fast trainer differ in their storage alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from sparseplan.errors import PlanError
+from sparseplan.ops import OpDef, OpInfo, loss_def, op_def
+from sparseplan.ops.base import Array
+from sparseplan.run.optimizers import Optimizer
+from sparseplan.steps import Arg, Step, TrainingOptions
+
+Read = Callable[[], Array]
+Write = Callable[[Array], Array]
+#: runs one step; the loss returns its value
+Kernel = Callable[[], float | None]
+
+#: read arguments that say what a sum is added to; the writer reads them itself
+_SUMS = ("dx", "acc")
+
+
+class Storage(Protocol):
+    """What holds the values of a training step."""
+
+    def reader(self, arg: Arg) -> Read:
+        """A function that gives the argument: float32 with its batch axis, bool, uint8 or int32."""
+        ...
+
+    def writer(self, arg: Arg) -> Write:
+        """A function that stores (with ``arg.add``: adds) an array and returns what is then stored."""
+        ...
+
+
+@dataclass(slots=True)
+class Clock:
+    """What changes from one run of a schedule to the next.
+
+    Attributes:
+        lr: learning rate.
+        count: number of the update, from 1.
+        samples: runs whose gradients an accumulator sums; updates use their mean.
+    """
+
+    lr: float
+    count: int = 1
+    samples: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """What kernels need besides their arguments."""
+
+    infos: Mapping[str, OpInfo]
+    options: TrainingOptions
+    optimizer: Optimizer
+    clock: Clock
+
+    def compile(self, step: Step, storage: Storage) -> Kernel:
+        """The kernel that runs ``step`` over ``storage``."""
+        if step.kind == "loss":
+            return self._loss(step, storage)
+        if step.op not in self.infos:
+            raise PlanError(f"step {step.name!r} runs op {step.op!r}, which the network does not have")
+        info = self.infos[step.op]
+        d = op_def(info.kind)
+        if step.kind == "forward":
+            return _forward(step, info, d, storage)
+        if step.kind == "aux":
+            return _aux(step, info, d, storage)
+        if step.kind == "grad_param":
+            return _grad_param(step, info, d, storage)
+        if step.kind == "grad_input":
+            return _grad_input(step, info, d, storage)
+        return self._update(step, info, d, storage)
+
+    def _loss(self, step: Step, storage: Storage) -> Kernel:
+        definition = loss_def(step.op)
+        attrs = {**definition.defaults, **self.options.loss_attrs}
+        output, target = storage.reader(step.reads[0]), storage.reader(step.reads[1])
+        writes = [(_cutter(a), storage.writer(a)) for a in step.writes]
+
+        def run() -> float:
+            value, dy = definition.value_and_grad(output(), target(), attrs)
+            for cut, write in writes:
+                write(dy if cut is None else cut(dy))
+            return float(value)
+
+        return run
+
+    def _update(self, step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
+        optimizer, clock = self.optimizer, self.clock
+        mean = self.options.gradients == "accumulate"
+        grad, param, *states = [storage.reader(a) for a in step.reads]
+        put, *put_states = [storage.writer(a) for a in step.writes]
+        kept: tuple[slice, ...] | None = None
+        if step.keep is not None:
+            fraction = d.fraction(info, step.target)
+            if fraction is None:
+                raise PlanError(f"step {step.name!r} updates {step.keep} units of a parameter that cannot be cut")
+            kept = (*[slice(None)] * fraction.axis, slice(0, step.keep * fraction.per_unit))
+
+        def run() -> None:
+            whole, g = param(), grad()
+            if mean and clock.samples > 1:
+                g = g / clock.samples
+            part = whole if kept is None else whole[kept]
+            new, news = optimizer.apply(part, g, [s() for s in states], clock.lr, clock.count)
+            if kept is not None:
+                full = whole.copy()
+                full[kept] = new
+                new = full
+            put(new)
+            for write, state in zip(put_states, news, strict=True):
+                write(state)
+
+        return run
+
+
+def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
+    inputs = [storage.reader(a) for a in step.reads[: len(info.inputs)]]
+    params = [(a.tag, storage.reader(a)) for a in step.reads[len(info.inputs) :]]
+    y_arg, *extra = step.writes
+    put = storage.writer(y_arg)
+    before: list[tuple[str, str, int, Write]] = []
+    after: list[tuple[str, str, Write]] = []
+    for a in extra:
+        source = d.aux(info)[a.tag].sources[0]
+        if source == "y":
+            after.append((a.tag, source, storage.writer(a)))
+        else:
+            before.append((a.tag, source, int(source[1:]), storage.writer(a)))
+
+    def run() -> None:
+        x = [read() for read in inputs]
+        y = d.forward(info, x, {tag: read() for tag, read in params})
+        # made before y is stored, since y may take the place of its input
+        made = [(write, d.make_aux(info, tag, source, x[i])) for tag, source, i, write in before]
+        y = put(y)
+        for write, array in made:
+            write(array)
+        for tag, source, write in after:  # from y as stored: the same bits as if made later
+            write(d.make_aux(info, tag, source, y))
+
+    return run
+
+
+def _aux(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
+    (arg,) = step.reads
+    read, write = storage.reader(arg), storage.writer(step.writes[0])
+
+    def run() -> None:
+        write(d.make_aux(info, step.target, arg.tag, read()))
+
+    return run
+
+
+def _saved(step: Step, storage: Storage) -> tuple[Read, list[tuple[str, Read]]]:
+    dy, *others = [a for a in step.reads if a.tag not in _SUMS]
+    return storage.reader(dy), [(a.tag, storage.reader(a)) for a in others]
+
+
+def _grad_param(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
+    dy, saved = _saved(step, storage)
+    write = storage.writer(step.writes[0])
+    slot, keep = step.target, step.keep
+    fraction = d.fraction(info, slot) if keep is not None else None
+    rows = keep * fraction.rows if keep is not None and fraction is not None and fraction.rows is not None else None
+
+    def run() -> None:
+        arrays = {tag: read() for tag, read in saved}
+        if rows is not None and "x0" in arrays and arrays["x0"].shape[1] > rows:
+            arrays["x0"] = arrays["x0"][:, :rows]  # of several samples the whole input is held
+        write(d.grad_param(info, slot, dy(), arrays, keep))
+
+    return run
+
+
+def _grad_input(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
+    dy, saved = _saved(step, storage)
+    slot = int(step.target[1:])
+    rank = 1 + len(info.inputs[slot])
+    writers = [storage.writer(a) for a in step.writes]
+    if d.partial_input and all(a.channels is not None and len(a.shape) == rank for a in step.writes):
+        ranges = [a.channels for a in step.writes]
+
+        def run_parts() -> None:
+            arrays = {tag: read() for tag, read in saved}
+            g = dy()
+            parts = [d.grad_input(info, slot, g, arrays, channels) for channels in ranges]
+            for write, part in zip(writers, parts, strict=True):
+                write(part)
+
+        return run_parts
+    cuts = [_cutter(a, rank) for a in step.writes]
+
+    def run() -> None:
+        dx = d.grad_input(info, slot, dy(), {tag: read() for tag, read in saved})
+        for cut, write in zip(cuts, writers, strict=True):
+            write(dx if cut is None else cut(dx))
+
+    return run
+
+
+def _cutter(arg: Arg, rank: int = 0) -> Callable[[Array], Array] | None:
+    """What takes an argument's part out of a whole gradient: rows where the argument has the
+    gradient's rank, else elements of each sample."""
+    if arg.channels is None:
+        return None
+    lo, hi = arg.channels
+    if rank and len(arg.shape) == rank:
+        return lambda whole: whole[:, lo:hi]
+    return lambda whole: whole.reshape(len(whole), -1)[:, lo:hi]
