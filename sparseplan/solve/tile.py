@@ -45,10 +45,18 @@ import numpy.typing as npt
 
 from sparseplan.dtypes import BITS, bytes_of, check_dtype
 from sparseplan.errors import InternalError, OpError, ProblemError
-from sparseplan.ops.base import Operand, OpInfo, TileSpace, op_def
+from sparseplan.ops.base import OpInfo, TileSpace, op_def
+from sparseplan.solve.tile_count import (
+    Ints,
+    ceil_div,
+    dtype_of,
+    extent_of,
+    extents_of,
+    grain,
+    repeating,
+    sum_over_tiles,
+)  # fmt: skip
 from sparseplan.units import align_up
-
-Ints = npt.NDArray[np.int64]
 
 #: size combinations that are judged at once (memory), and beyond which a search is refused (time)
 CHUNK = 1 << 20
@@ -156,7 +164,7 @@ def smallest_tile_bytes(space: TileSpace, dtype: str, double_buffer: bool, align
     """
     _check(space, dtype, alignment)
     order = tuple(axis for axis, _ in space.axes)
-    choices = product(*({min(_grain(space, axis), extent), extent} for axis, extent in space.axes))
+    choices = product(*({min(grain(space, axis), extent), extent} for axis, extent in space.axes))
     sizes = (dict(zip(order, choice, strict=True)) for choice in choices)
     return min(tile_of(space, dtype, s, order, double_buffer, alignment).l1_bytes for s in sizes)
 
@@ -195,24 +203,24 @@ def tile_of(
     """
     _check(space, dtype, alignment)
     for axis, extent in space.axes:
-        size, grain = sizes.get(axis, 0), _grain(space, axis)
-        if not 1 <= size <= extent or (size % grain and size < extent):
-            raise ProblemError(f"tile size {axis}={size} must be 1 to {extent}, and a multiple of {grain} if it cuts")
+        size, step = sizes.get(axis, 0), grain(space, axis)
+        if not 1 <= size <= extent or (size % step and size < extent):
+            raise ProblemError(f"tile size {axis}={size} must be 1 to {extent}, and a multiple of {step} if it cuts")
     trips = {axis: -(-extent // sizes[axis]) for axis, extent in space.axes}
     operands = []
     for o in space.operands:
         depends = {d.axis for d in o.dims if d.axis is not None and trips[d.axis] > 1}
-        repeats = math.prod(trips[a] for a in _repeating(order, depends))
+        repeats = math.prod(trips[a] for a in repeating(order, depends))
         all_tiles = first_touch = 1
         for axis, extent in space.axes:
-            one = _sum_over_tiles(o, axis, extent, np.array([sizes[axis]], np.int64))
+            one = sum_over_tiles(o, axis, extent, np.array([sizes[axis]], np.int64))
             all_tiles *= int(one[0])
-            first_touch *= min(int(one[0]), _extent(o, axis, extent))
-        fixed = _extent(o, None, 1)
+            first_touch *= min(int(one[0]), extent_of(o, axis, extent))
+        fixed = extent_of(o, None, 1)
         shape = tuple(
             d.full if d.axis is None else min(d.full, (sizes[d.axis] - 1) * d.scale + d.window) for d in o.dims
         )
-        width = _dtype(o, dtype)
+        width = dtype_of(o, dtype)
         moved = repeats * bytes_of(all_tiles * fixed, width)
         if o.role == "out":
             moved = 2 * moved - bytes_of(first_touch * fixed, width)
@@ -265,60 +273,13 @@ def _check(space: TileSpace, dtype: str, alignment: int) -> None:
                 raise OpError(f"tile space: operand {o.tag!r} has a malformed {d}; axes are {names}")
 
 
-def _ceil(a: Ints | int, b: Ints | int) -> Ints:
-    return np.asarray(-(-np.asarray(a) // b), np.int64)
-
-
-def _dtype(o: Operand, dtype: str) -> str:
-    return dtype if o.dtype == "data" else o.dtype
-
-
-def _grain(space: TileSpace, axis: str) -> int:
-    """What sizes of an axis are multiples of: 8 where a one-bit mask lies along it."""
-    return 8 if any(o.dtype == "bit" and any(d.axis == axis for d in o.dims) for o in space.operands) else 1
-
-
-def _extent(o: Operand, axis: str | None, t: int) -> int:
-    """Elements of an operand's tile along ``axis`` (None: along all untiled dims)."""
-    along = (d for d in o.dims if d.axis == axis)
-    return math.prod(d.full if axis is None else min(d.full, (t - 1) * d.scale + d.window) for d in along)
-
-
-def _extents(o: Operand, axis: str, t: Ints) -> Ints:
-    result = np.ones_like(t)
-    for d in o.dims:
-        if d.axis == axis:
-            result = result * np.minimum(d.full, (t - 1) * d.scale + d.window)
-    return result
-
-
-def _sum_over_tiles(o: Operand, axis: str, extent: int, t: Ints) -> Ints:
-    """Elements along ``axis`` summed over its tiles, for each size in ``t``: ``n - 1`` full tiles
-    and a clipped one. 1 for an operand that does not depend on the axis."""
-    along = [d for d in o.dims if d.axis == axis]
-    if not along:
-        return np.ones_like(t)
-    n = _ceil(extent, t)
-    total = (n - 1) * _extents(o, axis, t) + _extents(o, axis, extent - (n - 1) * t)
-    if all(d.window <= d.scale for d in along) and len(along) == 1:  # tiles are disjoint: never more than all
-        total = np.minimum(total, along[0].full)
-    return total
-
-
-def _repeating(order: tuple[str, ...], depends: set[str]) -> tuple[str, ...]:
-    """Loops that make an operand be moved again: those that it does not depend on, outside of the
-    innermost that it does. ``depends`` holds loops of more than one trip."""
-    inner = max((k for k, axis in enumerate(order) if axis in depends), default=-1)
-    return tuple(axis for axis in order[: inner + 1] if axis not in depends)
-
-
 def _candidates(space: TileSpace, axis: str, extent: int) -> Ints:
     """Sizes of an axis that no smaller one beats (see the module's docstring), ascending."""
-    grain = _grain(space, axis)
-    t = np.append(np.arange(grain, extent, grain, dtype=np.int64), extent)
-    n = _ceil(extent, t)
+    step = grain(space, axis)
+    t = np.append(np.arange(step, extent, step, dtype=np.int64), extent)
+    n = ceil_div(extent, t)
     first = np.flatnonzero(np.diff(n, prepend=n[0] + 1))  # the least size of each count of tiles
-    sums = [_sum_over_tiles(o, axis, extent, t) for o in space.operands if any(d.axis == axis for d in o.dims)]
+    sums = [sum_over_tiles(o, axis, extent, t) for o in space.operands if any(d.axis == axis for d in o.dims)]
     group = np.repeat(first, np.diff(first, append=len(t)))
     # only sizes that move less than the least one of their count can be undominated
     worth = np.flatnonzero(np.any([s < s[group] for s in sums], axis=0)) if sums else first[:0]
@@ -339,7 +300,7 @@ def _orders(space: TileSpace, tiled: tuple[str, ...]) -> list[tuple[tuple[str, .
     depends = [{d.axis for d in o.dims if d.axis in tiled} for o in space.operands]
     seen: dict[tuple[frozenset[str], ...], tuple[str, ...]] = {}
     for order in permutations(tiled):
-        seen.setdefault(tuple(frozenset(_repeating(order, {a for a in d if a})) for d in depends), order)
+        seen.setdefault(tuple(frozenset(repeating(order, {a for a in d if a})) for d in depends), order)
     whole = tuple(axis for axis, _ in space.axes if axis not in tiled)  # one trip each: anywhere
     best = [
         key
@@ -394,20 +355,20 @@ def _search_part(
     widths = [bits if o.dtype == "data" else BITS[o.dtype] for o in space.operands]
     l1: Ints = np.zeros([len(s) for s in sizes], np.int64)
     for o, width in zip(space.operands, widths, strict=True):
-        elements: Ints = np.full((1,) * rank, _extent(o, None, 1), np.int64)
+        elements: Ints = np.full((1,) * rank, extent_of(o, None, 1), np.int64)
         cut = np.zeros((1,) * rank, bool)
         for k, (axis, extent) in enumerate(axes):
             if any(d.axis == axis for d in o.dims):
-                elements = elements * along(k, _extents(o, axis, sizes[k]))
+                elements = elements * along(k, extents_of(o, axis, sizes[k]))
                 cut = cut | along(k, sizes[k] < extent)
-        one = _ceil(_ceil(elements * width, 8), alignment) * alignment
+        one = ceil_div(ceil_div(elements * width, 8), alignment) * alignment
         l1 = l1 + (one * (1 + cut) if double_buffer else one)
     fits = np.nonzero(l1 <= budget) if rank else ()
     if (rank and not len(fits[0])) or (not rank and int(l1) > budget):
         return None
     need = l1[fits] if rank else l1.reshape(1)
     size = [s[i] for s, i in zip(sizes, fits, strict=True)]
-    trips = {axis: _ceil(extent, s) for (axis, extent), s in zip(axes, size, strict=True)}
+    trips = {axis: ceil_div(extent, s) for (axis, extent), s in zip(axes, size, strict=True)}
     tiles = np.ones_like(need)
     pattern = np.zeros_like(need)
     for k, (axis, _) in enumerate(axes):
@@ -442,13 +403,13 @@ def _sweeps(
     elements (the first touch of each)."""
     moved, first = [], []
     for o, width in zip(space.operands, widths, strict=True):
-        m = np.full(count, _extent(o, None, 1), np.int64)
+        m = np.full(count, extent_of(o, None, 1), np.int64)
         f = m
         for k, (axis, extent) in enumerate(space.axes):
             if any(d.axis == axis for d in o.dims):
-                s = _sum_over_tiles(o, axis, extent, sizes[k])
+                s = sum_over_tiles(o, axis, extent, sizes[k])
                 m = m * s[fits[k]]
-                f = f * np.minimum(s, _extent(o, axis, extent))[fits[k]]
-        moved.append(_ceil(m * width, 8))
-        first.append(_ceil(f * width, 8))
+                f = f * np.minimum(s, extent_of(o, axis, extent))[fits[k]]
+        moved.append(ceil_div(m * width, 8))
+        first.append(ceil_div(f * width, 8))
     return moved, first
