@@ -1,0 +1,180 @@
+"""The everyday calls: ``plan``, ``verify``, ``run``, on names, paths or objects."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparseplan import zoo
+from sparseplan.device import Device, custom, load_device
+from sparseplan.errors import InternalError, ProblemError
+from sparseplan.importers.spec import read_spec
+from sparseplan.jsonio import MAX_BYTES, Node, load
+from sparseplan.network import Network
+from sparseplan.plan import Plan
+from sparseplan.problem import Problem, resolve_choices, resolve_values
+from sparseplan.solve.cpsat import Limits
+from sparseplan.solve.pipeline import solve
+from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions
+from sparseplan.verify import verify
+
+ValuesLike = Mapping[str, Any] | str | os.PathLike[str] | None
+_FROZEN = {"l2": "L2", "l3": "L3", "flash": "flash"}
+
+
+def network(source: Network | str | os.PathLike[str]) -> Network:
+    """A network from itself, a name of the zoo, or a path to a JSON spec.
+
+    Raises:
+        NetworkError: unknown name (with near matches), unreadable or malformed spec.
+    """
+    if isinstance(source, Network):
+        return source
+    text = os.fspath(source)
+    if text not in zoo.NETWORKS and (os.sep in text or text.endswith(".json")):
+        return read_spec(text)
+    return zoo.get(text)
+
+
+def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Values from a CSV (columns ``parameter, value`` and perhaps ``fraction``) or a JSON object.
+
+    Raises:
+        ProblemError: unreadable, malformed, or a row that is no number; names it.
+    """
+    where = f"values {os.fspath(path)!r}"
+    if not os.fspath(path).endswith(".csv"):
+        root = Node(load(path, "values", ProblemError), where, ProblemError)
+        result: dict[str, Any] = {}
+        for key, node in root.members(1_000_000):
+            if isinstance(node.value, Mapping):
+                result[key] = {_fraction(f, f"{where}: {key}"): n.number() for f, n in node.members(64)}
+            else:
+                result[key] = node.number()
+        return result
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ProblemError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_BYTES:
+        raise ProblemError(f"{where} is longer than {MAX_BYTES:,} bytes")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise ProblemError(f"{where} is not CSV: {error}") from None
+    found: dict[str, Any] = {}
+    for number, row in enumerate(rows, start=2):
+        name, value = row.get("parameter"), row.get("value")
+        if name is None or value is None:
+            raise ProblemError(f"{where}: line {number} lacks parameter or value; the header must name both")
+        try:
+            worth = float(value)
+        except ValueError:
+            raise ProblemError(f"{where}: line {number}: value={value!r} is no number") from None
+        if row.get("fraction"):
+            table = found.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise ProblemError(f"{where}: line {number}: {name!r} is given both with and without fraction")
+            table[_fraction(str(row["fraction"]), f"{where}: line {number}")] = worth
+        elif name in found:
+            raise ProblemError(f"{where}: line {number}: parameter {name!r} is given twice")
+        else:
+            found[name] = worth
+    return found
+
+
+def _fraction(text: str, where: str) -> float:
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(top) / float(bottom) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise ProblemError(f"{where}: fraction={text!r} is no number such as 0.25 or 1/4") from None
+
+
+def problem(
+    net: Network | str | os.PathLike[str],
+    device: Device | str | os.PathLike[str] | None = None,
+    *,
+    l1: str | int | None = None,
+    l2: str | int | None = None,
+    dtype: str = "bf16",
+    batch: int = 1,
+    optimizer: str = "sgd",
+    gradients: str = "fused",
+    frozen: str = "l2",
+    alignment: int | None = None,
+    loss: str = "l1",
+    loss_attrs: Mapping[str, Any] | None = None,
+    values: ValuesLike = None,
+    may: Sequence[str] = (),
+    must: Sequence[str] = (),
+    never: Sequence[str] = (),
+    fractions: Iterable[float] = FRACTIONS,
+    max_macs: int | None = None,
+) -> Problem:
+    """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
+    found = network(net)
+    target = custom(l1=l1, l2=l2) if device is None else load_device(device).with_budget(l1=l1, l2=l2)
+    if alignment is not None:
+        target = target.with_budget(alignment=alignment)
+    level = _FROZEN.get(str(frozen).lower())
+    if level is None:
+        raise ProblemError(f"frozen={frozen!r} must be l2, l3 or flash")
+    if level != MAIN and not target.has(level):
+        have = ", ".join(v.name for v in target.levels if v.name != "L1")
+        raise ProblemError(f"frozen={frozen!r}: device {target.name!r} has no {level}; it has {have}")
+    options = TrainingOptions(
+        dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, loss, dict(loss_attrs or {})
+    )
+    choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions)
+    given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
+    return Problem(found, target, options, choices, least, resolve_values(found, choices, given), max_macs)
+
+
+def _texts(patterns: Sequence[str] | str) -> tuple[str, ...]:
+    """One pattern or several; a lone string is not taken apart into letters."""
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def plan(
+    net: Network | Problem | str | os.PathLike[str],
+    device: Device | str | os.PathLike[str] | None = None,
+    *,
+    time_limit: float | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Plan:
+    """The best plan, verified.
+
+    Args:
+        net: a Network, a name of the zoo, a path to a spec, or a Problem (then nothing else but
+            limits may be given).
+        device: a preset's name, a path to a TOML file, a Device, or None for plain budgets.
+        time_limit: wall-clock seconds; None searches until the optimum is proven.
+        seed: same inputs and seed, same plan (unless the time limit cut it short).
+        progress: called with a line of text at each stage.
+        options: as of ``problem``: l1, l2 (budgets: bytes or "1.2MB"); dtype; batch; optimizer;
+            gradients "fused" or "accumulate"; frozen "l2", "l3" or "flash"; alignment; loss;
+            values (mapping, CSV or JSON file; None counts updated elements); may, must, never (name
+            patterns, with ``@1/4`` for a fraction); fractions; max_macs.
+
+    Raises:
+        SparseplanError: bad input. An infeasible problem is no error: see ``Plan.status``.
+    """
+    if isinstance(net, Problem):
+        if device is not None or options:
+            raise ProblemError("a Problem already says everything; give no device or options beside it")
+        asked = net
+    else:
+        asked = problem(net, device, **options)
+    answer = solve(asked, Limits(time_limit, seed), progress)
+    if found := verify(asked, answer):
+        raise InternalError(f"the verifier rejects the plan, a bug in sparseplan: {found[0]}")
+    return answer
