@@ -30,7 +30,7 @@ def main() -> None:
         parser.error(f"L1 of {device.name} is not bounded; give --l1")
 
     work = []
-    for info in infos(getattr(zoo, args.network)()).values():
+    for info in infos(zoo.get(args.network)).values():
         definition = op_def(info.kind)
         slots = [f"x{i}" for i in range(len(info.inputs)) if definition.differentiable(info, i)]
         work += [(info, pass_) for pass_ in ["forward", *slots, *info.params]]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from sparseplan import zoo
 from sparseplan.device import load_device
-from sparseplan.ops import op_def
+from sparseplan.ops import infos, op_def
 from sparseplan.ops.base import OpInfo, Shape
 from sparseplan.solve.tile import best_tile, smallest_tile_bytes, tile_of, tiles_for
 
@@ -25,36 +26,6 @@ def info(name: str, kind: str, shapes: tuple[Shape, ...], **attrs: Any) -> OpInf
 def passes(op: OpInfo) -> list[str]:
     slots = [f"x{i}" for i in range(len(op.inputs)) if op_def(op.kind).differentiable(op, i)]
     return ["forward", *slots, *op.params]
-
-
-def upydnet() -> list[OpInfo]:
-    """The convolutions, activations and concats of uPyD-Net, by their shapes."""
-    ops: list[OpInfo] = []
-
-    def conv(name: str, x: Shape, out: int, stride: int = 1, act: str | None = "leaky_relu") -> Shape:
-        ops.append(info(name, "conv", (x,), kernel=3, out_channels=out, padding=1, stride=stride))
-        y = ops[-1].output
-        if act is not None:
-            ops.append(info(f"{name}.act", act, (y,)))
-        return y
-
-    x: Shape = (3, 48, 48)
-    taps = []
-    for k, (out, stride) in enumerate([(8, 1), (8, 1), (16, 2), (16, 1), (32, 2), (32, 1)]):
-        x = conv(f"encoder.conv{k}", x, out, stride)
-        if k % 2:
-            taps.append(x)
-    for d in range(3):
-        if d:
-            ops.append(info(f"ups{d - 1}.tconv", "conv_transpose", (x,), kernel=2, stride=2, out_channels=32))
-            ops.append(info(f"concat{d}", "concat", (taps[2 - d], ops[-1].output)))
-            x = ops[-1].output
-        for k in range(3):
-            last = d == 2 and k == 2
-            x = conv(
-                f"decoder{d}.conv{k}", x, 1 if last else 32, act="relu" if last else "leaky_relu" if k < 2 else None
-            )
-    return ops
 
 
 CASES: list[tuple[str, tuple[Shape, ...], Mapping[str, Any]]] = [
@@ -99,7 +70,7 @@ def test_a_whole_tile_is_the_whole_tensor(kind: str, shapes: tuple[Shape, ...], 
 def test_every_pass_of_upydnet_has_a_tile(preset: str, dtype: str) -> None:
     level = load_device(preset).level("L1")
     assert level.usable is not None
-    work = [(op, pass_) for op in upydnet() for pass_ in passes(op)]
+    work = [(op, pass_) for op in infos(zoo.upydnet()).values() for pass_ in passes(op)]
     assert sum(op.kind in ("conv", "conv_transpose") for op, pass_ in work if pass_ == "forward") == 17
     tiles = tiles_for(work, dtype, level.usable, True, level.alignment)
     for (op, pass_), tile in tiles.items():
