@@ -188,11 +188,18 @@ def _cycle(ops: Sequence[Op]) -> list[str]:
     maker = {op.output: op.name for op in ops}
     graph: nx.DiGraph[str] = nx.DiGraph()
     graph.add_edges_from((maker[t], op.name) for op in ops for t in op.inputs if t in maker)
-    try:
-        edges = list(nx.find_cycle(graph))
-    except nx.NetworkXNoCycle:
+    # nx.find_cycle takes quadratic time on long chains; components are linear, and inside one
+    # of two or more nodes every walk comes back to where it has been
+    loops = {name for name in graph if graph.has_edge(name, name)}
+    rounds = [part for part in nx.strongly_connected_components(graph) if len(part) > 1 or part & loops]
+    if not rounds:
         return []
-    names = [str(edge[0]) for edge in edges]
+    at = next(op.name for op in ops if op.name in rounds[0])
+    walk: dict[str, int] = {}
+    while at not in walk:
+        walk[at] = len(walk)
+        at = next(name for name in graph.successors(at) if name in rounds[0])
+    names = list(walk)[walk[at] :]
     if len(names) > 12:
         names = [*names[:6], "…", *names[-5:]]
     return [*names, names[0]]
