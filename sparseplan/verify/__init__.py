@@ -1,0 +1,54 @@
+"""Check a plan against its problem, from integers alone and without any part of the solver.
+
+The verifier derives for itself what a training step must contain (``facts``), matches every
+argument of every step with it (``wanted``), executes the steps symbolically over the planned bytes
+(``execute``), and recounts all figures (``places``, ``tiles``, ``decisions``). It is written to be
+obvious rather than fast, and shares no code with autodiff, layout, liveness or ``solve``.
+"""
+
+from __future__ import annotations
+
+from sparseplan.plan import Plan
+from sparseplan.problem import Problem
+from sparseplan.verify.decisions import (
+    allowed_update,
+    check_macs,
+    check_objective,
+    check_picks,
+    check_reach,
+    check_unsolved,
+)
+from sparseplan.verify.execute import execute
+from sparseplan.verify.facts import Facts
+from sparseplan.verify.findings import Findings, Kind, Violation
+from sparseplan.verify.places import Places, check_buffers, check_levels, check_overlaps, check_values
+from sparseplan.verify.tiles import check_tiles
+
+__all__ = ["Kind", "Violation", "verify"]
+
+
+def verify(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
+    """All ways in which a plan breaks its problem's rules; empty when it is accepted.
+
+    The plan may be anything that its types allow: nothing is raised for one that makes no sense.
+    What is checked is the answer to ``problem``, whatever ``plan.problem`` says. That an INFEASIBLE
+    problem has no plan, or that a bound holds, is not proven anew.
+    """
+    findings = Findings()
+    if plan.status not in ("OPTIMAL", "FEASIBLE"):
+        check_unsolved(problem, plan, findings)
+        return findings.all()
+    update = allowed_update(problem, plan, findings)
+    check_objective(problem, plan, update, findings)
+    facts = Facts(problem, update, {s.op for s in plan.steps if s.kind == "forward"})
+    check_reach(facts, findings)
+    check_picks(facts, plan, findings)
+    check_macs(problem, facts, plan, findings)
+    check_values(facts, plan, findings)
+    places = Places(plan)
+    check_buffers(problem, plan, places, findings)
+    check_overlaps(plan, findings)
+    check_levels(problem, plan, findings)
+    execute(facts, plan, places, findings)
+    check_tiles(problem, facts, plan, findings)
+    return findings.all()

@@ -1,0 +1,104 @@
+"""The plan's decisions and claims: update set, value, bound, picks, MACs, status."""
+
+from __future__ import annotations
+
+import math
+
+from sparseplan.plan import Plan
+from sparseplan.problem import Problem
+from sparseplan.verify.facts import Facts
+from sparseplan.verify.findings import Findings
+
+STATUSES = ("OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN")
+
+
+def allowed_update(problem: Problem, plan: Plan, findings: Findings) -> dict[str, float]:
+    """The part of the update set that the problem allows; the rest is reported."""
+    update: dict[str, float] = {}
+    for p, r in plan.update.items():
+        if r in problem.choices.get(p, ()):
+            update[p] = r
+        else:
+            allowed = list(problem.choices.get(p, ()))
+            findings.add("decision", f"parameter {p}", f"fraction={r} is not allowed; allowed: {allowed}")
+    for p, least in problem.must.items():
+        if not plan.update.get(p, 0.0) >= least:
+            findings.add("decision", f"parameter {p}", f"fraction={plan.update.get(p, 0.0)} must be at least {least}")
+    return update
+
+
+def check_objective(problem: Problem, plan: Plan, update: dict[str, float], findings: Findings) -> None:
+    """The value is the sum over the update set, and the bound proves what the status says."""
+    value = math.fsum(problem.values[p][r] for p, r in update.items())
+    if plan.objective != value:
+        findings.add("objective", "objective", f"objective={plan.objective!r}, but the update set is worth {value!r}")
+    if not plan.bound >= plan.objective:
+        findings.add("objective", "bound", f"bound={plan.bound!r} is below objective={plan.objective!r}")
+    if not (plan.resolution >= 0 and math.isfinite(plan.resolution)):
+        findings.add("objective", "resolution", f"resolution={plan.resolution!r} must be finite, at least 0")
+    elif plan.status == "OPTIMAL" and not plan.bound <= plan.objective + plan.resolution:
+        findings.add("status", "bound", f"OPTIMAL with objective={plan.objective!r}, bound={plan.bound!r}, "
+                     f"resolution={plan.resolution!r}")  # fmt: skip
+
+
+def check_macs(problem: Problem, facts: Facts, plan: Plan, findings: Findings) -> None:
+    """MACs are the sums over the steps, and within the cap."""
+    known = {(kind, op, target) for kind, op, target in facts.required()}
+    macs = {"forward": 0, "backward": 0}
+    for s in plan.steps:
+        if (s.kind, s.op, s.target) in known:
+            macs["forward" if s.kind == "forward" else "backward"] += facts.macs(s.kind, s.op, s.target)
+    if dict(plan.macs) != macs:
+        findings.add("macs", "macs", f"macs={dict(plan.macs)} should be {macs}")
+    if problem.max_macs is not None and sum(macs.values()) > problem.max_macs:
+        findings.add("macs", "macs", f"{sum(macs.values())} MACs exceed max_macs={problem.max_macs}")
+
+
+def check_picks(facts: Facts, plan: Plan, findings: Findings) -> None:
+    """Each pick names the way by which its backward step gets what it needs."""
+    late = {(s.op, s.target): s.reads[0].tag for s in plan.steps if s.kind == "aux" and s.reads}
+    ways: dict[str, str] = {}
+    for s in plan.steps:
+        if s.kind not in ("grad_param", "grad_input"):
+            continue
+        tags = sorted(a.tag for a in s.reads if a.tag not in ("dy", "dx", "acc"))
+        way = "+".join(tags) or "nothing"
+        if len(tags) == 1 and (s.op, tags[0]) in late:
+            way = f"late {tags[0]} from {late[s.op, tags[0]]}"
+        ways[s.op if s.target == "x0" else f"{s.op}:{s.target}"] = way
+    for key, pick in plan.picks.items():
+        if ways.get(key) != pick:
+            findings.add("decision", f"pick of {key}", f"pick={pick!r}, but the schedule has {ways.get(key)!r}")
+
+
+def check_reach(facts: Facts, findings: Findings) -> None:
+    """What is updated has a gradient."""
+    for p in facts.update:
+        op, _ = facts.network.owner[p]
+        if op.name not in facts.relevant or op.output not in facts.reached:
+            findings.add("decision", f"parameter {p}", f"is updated, but no gradient reaches op {op.name!r}")
+
+
+def check_unsolved(problem: Problem, plan: Plan, findings: Findings) -> None:
+    """A plan without a schedule claims nothing more than why."""
+    if plan.status not in STATUSES:
+        findings.add("status", "status", f"status={plan.status!r} is none of {', '.join(STATUSES)}")
+    for name in ("update", "picks", "steps", "values", "buffers", "tiles", "macs"):
+        if getattr(plan, name):
+            findings.add("status", name, f"status={plan.status}, but there are {len(getattr(plan, name))} {name}")
+    for name in ("peak_bytes", "lower_bound_bytes"):
+        if any(getattr(plan, name).values()):
+            findings.add("status", name, f"status={plan.status}, but {name}={dict(getattr(plan, name))}")
+    reason = plan.reason
+    if plan.status != "INFEASIBLE":
+        return
+    if reason is None:
+        findings.add("status", "reason", "status=INFEASIBLE without a reason")
+        return
+    given = problem.max_macs if reason.level == "MACs" else problem.capacity(reason.level)
+    if given is not None and reason.available != given:
+        findings.add(
+            "status", "reason", f"available={reason.available} of {reason.level}, but the problem gives {given}"
+        )
+    if reason.level != "MACs" and given is None:
+        findings.add("status", "reason", f"level={reason.level!r} has no bound, so it cannot be too small")

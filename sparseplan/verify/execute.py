@@ -1,0 +1,336 @@
+"""Symbolic execution: walk the steps, and follow what every byte holds.
+
+Each level is a map from bytes to contents. A step's reads must find the very contents that the
+mathematics asks for, at the places where the plan put them; its writes replace contents. So a
+tensor that was overwritten, freed, never written, not complete yet or already updated is found
+where it does harm, whatever the cause.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sparseplan.plan import PlacedBuffer, Plan
+from sparseplan.steps import Arg, Step
+from sparseplan.verify.contents import Content, Held, LevelBytes
+from sparseplan.verify.facts import Facts
+from sparseplan.verify.findings import Findings
+from sparseplan.verify.places import Places
+from sparseplan.verify.wanted import Expectations, Matched, Piece, Wanted
+
+#: roles whose bytes are there before the step that first reads them
+GIVEN = ("input", "target", "parameter", "accumulator", "state")
+
+
+class Placed(NamedTuple):
+    """An argument's piece at its place."""
+
+    arg: Arg
+    wanted: Wanted
+    piece: Piece
+    value: str
+    level: str
+    lo: int
+
+    @property
+    def hi(self) -> int:
+        """First address behind it."""
+        return self.lo + self.piece.bytes
+
+
+def execute(facts: Facts, plan: Plan, places: Places, findings: Findings) -> None:
+    """Check all steps of a plan, and that none is missing."""
+    _Execution(facts, plan, places, findings).run()
+
+
+class _Execution:
+    def __init__(self, facts: Facts, plan: Plan, places: Places, findings: Findings) -> None:
+        self.facts, self.plan, self.places, self.findings = facts, plan, places, findings
+        roles = {name: (v.role, v.tensor) for name, v in places.values.items()}
+        self.expectations = Expectations(facts, roles, findings)
+        self.levels: dict[str, LevelBytes] = {}
+        self.unread: dict[str, str] = {}  # auxiliary value -> the step that wrote it
+        count = len(plan.steps)
+        self.starts: list[list[PlacedBuffer]] = [[] for _ in range(count)]
+        self.stops: list[list[PlacedBuffer]] = [[] for _ in range(count)]
+        for b in plan.buffers:
+            if b.value in places.values:
+                if b.start < count:
+                    self.starts[b.start].append(b)
+                if b.stop < count:
+                    self.stops[b.stop].append(b)
+
+    def run(self) -> None:
+        self.check_steps()
+        for name, value in self.places.values.items():
+            if value.role in ("input", "parameter", "accumulator", "state"):
+                self.load(name, 0)
+        for i, step in enumerate(self.plan.steps):
+            self.step(i, step)
+        self.check_end()
+
+    def step(self, i: int, step: Step) -> None:
+        where = f"step {i} ({step.name})"
+        if step.kind == "loss":
+            for name, value in self.places.values.items():
+                if value.role == "target":
+                    self.load(name, i)
+        overwritten = {x for _, x in step.inplace}
+        for b in self.stops[i]:
+            if b.value not in overwritten:
+                self.write(b.level, b.offset, b.end, Content("freed", b.value), b.offset - b.lo)
+        reads, writes = self.expectations.of(where, step)
+        read = self.locate(where, i, reads, step)
+        written = self.locate(where, i, writes, None)
+        for p in read:
+            self.check_read(where, p)
+            self.unread.pop(p.value, None)
+        self.check_inplace(where, step, read, written)
+        for b in self.stops[i]:
+            if b.value in overwritten:  # held until it was read
+                self.write(b.level, b.offset, b.end, Content("freed", b.value), b.offset - b.lo)
+        for b in self.starts[i]:
+            if self.places.values[b.value].role not in GIVEN:
+                self.write(b.level, b.offset, b.end, Content("blank", b.value), b.offset - b.lo)
+        for p in written:
+            self.write(p.level, p.lo, p.hi, p.piece.holds or self.summed(where, p), p.lo)
+            if p.piece.role == "auxiliary":
+                self.unread[p.value] = where
+
+    # -- which steps there are ----------------------------------------------------------------
+    def check_steps(self) -> None:
+        """All that are required, those that change something exactly once; figures of each."""
+        facts = self.facts
+        count: dict[tuple[str, str, str], int] = {}
+        last = len(self.plan.steps)
+        for i in range(len(self.plan.steps) - 1, -1, -1):
+            if self.plan.steps[i].kind != "update":
+                break
+            last = i
+        required = facts.required()
+        for i, step in enumerate(self.plan.steps):
+            where, key = f"step {i} ({step.name})", (step.kind, step.op, step.target)
+            count[key] = count.get(key, 0) + 1
+            if count[key] > 1 and step.kind in ("loss", "grad_param", "update"):
+                self.findings.add("step", where, "is repeated")
+            if key in required:
+                keep = None
+                if step.kind in ("grad_param", "update"):
+                    keep = facts.keep(facts.network.op[step.op].params[step.target])
+                if step.keep != keep:
+                    self.findings.add("step", where, f"keep={step.keep} should be {keep}")
+            elif step.kind == "grad_input":
+                self.findings.add("step", where, "is not needed: no updated parameter lies upstream")
+            elif step.kind in ("forward", "grad_param"):
+                continue  # reported with its arguments
+            macs = facts.macs(step.kind, step.op, step.target) if key in required else 0
+            if step.macs != macs:
+                self.findings.add("macs", where, f"macs={step.macs} should be {macs}")
+            if step.kind == "update" and facts.options.gradients == "accumulate" and i < last:
+                self.findings.add("step", where, "updates before the end of the step, but gradients are accumulated")
+        for (kind, op, target), reason in required.items():
+            if (kind, op, target) not in count:
+                self.findings.add("step", f"{op}", f"{kind} step of {target!r} is missing: {reason}")
+
+    # -- bytes ------------------------------------------------------------------------------------
+    def level(self, name: str) -> LevelBytes:
+        return self.levels.setdefault(name, LevelBytes())
+
+    def write(self, level: str, lo: int, hi: int, content: Content, base: int) -> None:
+        self.level(level).write(lo, hi, content, base)
+
+    def load(self, name: str, step: int) -> None:
+        """Let a value's buffers that live at a step hold what they are given."""
+        value = self.places.values[name]
+        held = name if value.role in ("accumulator", "state") else value.tensor
+        version = 0 if value.persistent else None
+        for b in self.places.buffers.get(name, ()):
+            end = min(b.end, b.offset - b.lo + value.bytes)
+            if b.start <= step < b.stop and b.offset < end:
+                self.write(b.level, b.offset, end, Content(value.role, held, version), b.offset - b.lo)
+
+    def locate(self, where: str, i: int, args: Matched, step: Step | None) -> list[Placed]:
+        """The arguments' bytes, as far as they have any; ``step``: of reads, which may be of what it overwrites."""
+        result: list[Placed] = []
+        for arg, wanted in args:
+            what = f"{'writes' if step is None else 'reads'} {arg.tag!r}"
+            if (arg.shape, arg.channels) not in wanted.shapes or arg.dtype != wanted.dtype:
+                shape, channels = wanted.shapes[0]
+                given = f"shape={arg.shape}, channels={arg.channels}, dtype={arg.dtype}"
+                right = f"shape={shape}, channels={channels}, dtype={wanted.dtype}"
+                self.findings.add("step", where, f"{what} of {given}, which should be {right}")
+            if arg.add != wanted.add:
+                self.findings.add("step", where, f"{what} with add={arg.add}, which should be {wanted.add}")
+            if len(arg.spans) != len(wanted.pieces):
+                self.findings.add("step", where, f"{what} in {len(arg.spans)} spans, which should be those of "
+                                  f"{[p.tensor for p in wanted.pieces]}")  # fmt: skip
+                continue
+            before: Placed | None = None
+            for span, piece in zip(arg.spans, wanted.pieces, strict=True):
+                value = self.places.values.get(span.value)
+                if value is None or (value.role, value.tensor) != (piece.role, piece.tensor):
+                    self.findings.add(
+                        "step", where, f"{what} in {span.value!r}, which is not {piece.role} {piece.tensor!r}"
+                    )
+                    continue
+                size = self.places.padded(span.value, self.facts.options.alignment)
+                if span.lo != 0 or not piece.bytes <= span.hi <= size:
+                    given = f"bytes [{span.lo}, {span.hi}) of {span.value!r}"
+                    self.findings.add("step", where, f"{what} in {given}: should be [0, {piece.bytes}) plus padding")
+                lo = self.live(where, i, what, span.value, max(piece.bytes, min(span.hi, size)), step)
+                if lo is None:
+                    continue
+                placed = Placed(arg, wanted, piece, span.value, value.level, lo)
+                if before is not None and (before.hi, before.level) != (placed.lo, placed.level):
+                    self.findings.add("stale", where, f"{what}: {before.value!r} ends at {before.hi}, {span.value!r} "
+                                      f"begins at {lo}: they do not adjoin")  # fmt: skip
+                before = placed
+                result.append(placed)
+        return result
+
+    def live(self, where: str, i: int, what: str, name: str, size: int, step: Step | None) -> int | None:
+        """Address of a value, once all its first ``size`` bytes have live buffers."""
+        buffers = self.places.buffers.get(name)
+        if not buffers:
+            self.findings.add("unplaced", where, f"{what}: {name!r} has no buffer")
+            return None
+        at = 0
+        for b in buffers:
+            if b.lo > at or at >= size:
+                break
+            alive = b.start <= i < b.stop
+            if not alive and step is not None and b.stop == i:
+                alive = any(x == name and self.takes_over(i, y, b) for y, x in step.inplace)
+            if alive:
+                at = max(at, b.lo + b.bytes)
+        if at >= size:
+            return self.places.base[name]
+        behind = [b for b in buffers if b.lo <= at < b.lo + b.bytes]
+        lives = ", ".join(f"[{b.start}, {b.stop})" for b in behind)
+        text = f"{what}: bytes from {at} of {name!r} live in steps {lives}"
+        if not behind:
+            self.findings.add("unplaced", where, f"{what}: bytes from {at} of {name!r} have no buffer")
+        elif step is None:
+            self.findings.add("lifetime", where, text)
+        elif all(b.stop <= i for b in behind):
+            self.findings.add("freed", where, text)
+        else:
+            self.findings.add("unwritten", where, text)
+        return None
+
+    def takes_over(self, i: int, y: str, x: PlacedBuffer) -> bool:
+        """Whether value ``y`` owns all bytes of buffer ``x`` from step ``i`` on."""
+        return any(
+            b.start == i and b.level == x.level and b.offset <= x.offset and x.end <= b.end
+            for b in self.places.buffers.get(y, ())
+        )
+
+    # -- reads -------------------------------------------------------------------------------------
+    def check_read(self, where: str, p: Placed) -> None:
+        """Whether the bytes hold what they must."""
+        held = self.level(p.level).read(p.lo, p.hi)
+        wrong = next((h for h in held if h.content != p.piece.holds or h.base != p.lo), None)
+        if wrong is not None:
+            self.report(where, p, wrong)
+
+    def report(self, where: str, p: Placed, h: Held) -> None:
+        """Say what is found instead."""
+        what = f"reads {p.arg.tag!r} of {p.value!r}: byte {h.lo} of {p.level}"
+        wanted, found = p.piece.holds, h.content
+        if found is None or found.kind == "blank":
+            self.findings.add("unwritten", where, f"{what} has not been written")
+        elif found.kind == "freed":
+            self.findings.add("freed", where, f"{what} was freed with {found.name!r}")
+        elif wanted is not None and found[:2] == wanted[:2] and found.state != wanted.state:
+            self.findings.add("stale", where, f"{what} holds it " + _state(found, wanted))
+        elif found == wanted:
+            self.findings.add("stale", where, f"{what} holds another part of it")
+        else:
+            self.findings.add("stale", where, f"{what} was overwritten by {found.kind} {found.name!r}")
+
+    def summed(self, where: str, p: Placed) -> Content:
+        """The gradient that a write leaves: its term, and those that it is added to."""
+        term = p.piece.adds
+        terms = frozenset((term,))
+        if p.arg.add:
+            held = self.level(p.level).read(p.lo, p.hi)
+            wrong = next((h for h in held if h.content is None or h.content[:2] != ("gradient", p.piece.tensor)
+                          or h.base != p.lo or h.content != held[0].content), None)  # fmt: skip
+            if wrong is not None:
+                self.report(where, p, wrong)
+            else:
+                content = held[0].content
+                before = content.state if content is not None else frozenset()
+                assert isinstance(before, frozenset)
+                if term in before:
+                    self.findings.add("stale", where, f"adds to {p.value!r} what was added before")
+                terms |= before
+        return Content("gradient", p.piece.tensor, terms)
+
+    # -- in place -----------------------------------------------------------------------------------
+    def check_inplace(self, where: str, step: Step, read: list[Placed], written: list[Placed]) -> None:
+        """Nothing that the step reads is overwritten by it, save where op and plan say so."""
+        for k, w in enumerate(written):
+            for other in written[:k]:
+                if w.level == other.level and w.lo < other.hi and other.lo < w.hi:
+                    self.findings.add("inplace", where, f"writes both {other.value!r} and {w.value!r} to "
+                                      f"[{max(w.lo, other.lo)}, {min(w.hi, other.hi)})")  # fmt: skip
+            for r in read:
+                if w.level != r.level or w.hi <= r.lo or r.hi <= w.lo:
+                    continue
+                same = (w.lo, w.hi, w.arg.dtype) == (r.lo, r.hi, r.arg.dtype)
+                updates = w.value == r.value and same and (w.piece.role != "gradient")
+                whole = len(w.wanted.pieces) == len(r.wanted.pieces) == 1 and w.arg.channels is None
+                allowed = (w.value, r.value) in step.inplace and whole and self.permits(step, w, r)
+                if not (updates or (same and allowed)):
+                    self.findings.add("inplace", where, f"writes {w.value!r} to [{w.lo}, {w.hi}) over {r.value!r} in "
+                                      f"[{r.lo}, {r.hi}), which it reads as {r.arg.tag!r}")  # fmt: skip
+        for y, x in step.inplace:
+            pairs = [(w, r) for w in written if w.value == y for r in read if r.value == x]
+            if not any(self.permits(step, w, r) for w, r in pairs):
+                self.findings.add("inplace", where, f"{y!r} may not overwrite {x!r}")
+
+    def permits(self, step: Step, w: Placed, r: Placed) -> bool:
+        """Whether the kernel may overwrite what it reads under one tag by what it writes under another."""
+        if step.kind == "loss":
+            return (w.arg.tag, r.arg.tag) == ("dy", "y")
+        if step.op not in self.facts.infos:
+            return False
+        d, info = self.facts.defs[step.op], self.facts.infos[step.op]
+        if step.kind == "forward":
+            return w.arg.tag == "y" and r.arg.tag in {f"x{i}" for i in d.inplace(info)}
+        if step.kind == "grad_input":
+            slot = int(step.target[1:])  # it has been located, so it is one of the op's
+            return (w.arg.tag, r.arg.tag, w.arg.add) == ("dx", "dy", False) and d.inplace_grad(info, slot)
+        return False
+
+    # -- the end ----------------------------------------------------------------------------------
+    def check_end(self) -> None:
+        """What persists is whole, in its new version, for the next run."""
+        for name, where in self.unread.items():
+            self.findings.add("step", where, f"writes {name!r}, which no step reads")
+        for name, value in self.places.values.items():
+            if not value.persistent:
+                continue
+            changed = value.tensor in self.facts.update
+            held = value.tensor if value.role == "parameter" else name
+            wanted = Content(value.role, held, int(changed))
+            for b in self.places.buffers.get(name, ()):
+                end = min(b.end, b.offset - b.lo + value.bytes)
+                for h in self.level(b.level).read(b.offset, max(end, b.offset)):
+                    if h.content != wanted or h.base != b.offset - b.lo:
+                        found = "nothing" if h.content is None else f"{h.content.kind} {h.content.name!r}"
+                        if h.content is not None and h.content[:2] == wanted[:2]:
+                            found += f" after {h.content.state} updates, not {wanted.state}"
+                        self.findings.add(
+                            "stale", f"end of step, value {name}", f"byte {h.lo} of {b.level} holds {found}"
+                        )
+                        break
+
+
+def _state(found: Content, wanted: Content) -> str:
+    """How a content differs from what is wanted."""
+    if isinstance(found.state, frozenset) and isinstance(wanted.state, frozenset):
+        lacking = sorted(f"{op or 'loss'}.x{slot}" for op, slot, _ in wanted.state - found.state)
+        return f"incomplete: {len(found.state)} of {len(wanted.state)} terms, without {', '.join(lacking)}"
+    return f"in version {found.state}, not {wanted.state}"

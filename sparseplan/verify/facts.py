@@ -1,0 +1,238 @@
+"""What a training step must contain, derived from the network, its op definitions and the decisions.
+
+Nothing here looks at a plan's arguments, values or buffers; of its steps only which ops have a
+forward step, since an op without one is taken as a view of its inputs where it can be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from sparseplan.dtypes import bytes_of
+from sparseplan.network import Op
+from sparseplan.ops import OpDef, OpInfo, infos, loss_def, op_def
+from sparseplan.ops.base import Fraction, TileSpace
+from sparseplan.problem import Problem
+from sparseplan.steps import MAIN, OPTIMIZERS, TARGET, Value
+
+#: a gradient is a sum over these: (op or "" for the loss, input slot, part of that input)
+Contribution = tuple[str, int, int]
+
+
+class Spec(NamedTuple):
+    """What a value must be."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    persistent: bool
+    level: str
+    scale: float | None
+
+    @property
+    def bytes(self) -> int:
+        """Of storage, before alignment."""
+        return bytes_of(math.prod(self.shape), self.dtype)
+
+
+class Facts:
+    """See the module's docstring.
+
+    Attributes:
+        relevant: ops that the loss depends on.
+        reached: tensors with bytes of their own that the loss's gradient can reach.
+        needed: those of ``reached`` at or upstream of which something is updated: their gradients must exist.
+        contributions: all terms of each such gradient.
+    """
+
+    def __init__(self, problem: Problem, update: Mapping[str, float], forwarded: Collection[str]) -> None:
+        self.problem, self.network, self.options = problem, problem.network, problem.options
+        self.infos: dict[str, OpInfo] = infos(self.network)
+        self.defs: dict[str, OpDef] = {op.name: op_def(op.kind) for op in self.network.ops}
+        self.update = update
+        self.loss_output = self.network.outputs[0]
+        self._roots(forwarded)
+        self._reach()
+        self._flow()
+
+    # -- the graph ----------------------------------------------------------------------------
+    def _roots(self, forwarded: Collection[str]) -> None:
+        """``roots[t]``: the tensors whose bytes, side by side, are tensor ``t``."""
+        self.roots: dict[str, tuple[str, ...]] = {t: (t,) for t in self.network.inputs}
+        self.views: set[str] = set()
+        for op in self.network.ops:
+            parts = tuple(r for t in op.inputs for r in self.roots[t])
+            if op.name not in forwarded and self._may_be_view(op, parts):
+                self.views.add(op.name)
+                self.roots[op.output] = parts
+            else:
+                self.roots[op.output] = (op.output,)
+
+    def _may_be_view(self, op: Op, parts: tuple[str, ...]) -> bool:
+        """Whether an op's output is its inputs' bytes side by side, whatever they hold."""
+        d = self.defs[op.name]
+        if not (d.view or d.concat):
+            return False
+        storage = {(self.dtype(t), self.network.tensor[t].scale) for t in (*parts, op.output)}
+        if len(storage) != 1 or len(set(parts)) != len(parts):
+            return False
+        return d.view or (self.options.batch == 1 and self.infos[op.name].attrs.get("axis", 0) == 0)
+
+    def _reach(self) -> None:
+        wanted = set(self.roots[self.loss_output])
+        self.reached = set(wanted)
+        self.relevant: set[str] = set()
+        for op in reversed(self.network.ops):
+            if op.name in self.views or op.output not in wanted:
+                continue
+            self.relevant.add(op.name)
+            for slot, t in enumerate(op.inputs):
+                wanted.update(self.roots[t])
+                if op.output in self.reached and self.defs[op.name].differentiable(self.infos[op.name], slot):
+                    self.reached.update(self.roots[t])
+
+    def _flow(self) -> None:
+        upstream: set[str] = set()
+        for op in self.network.ops:
+            if op.name in self.views:
+                continue
+            here = any(p in self.update for p in op.params.values())
+            for slot, t in enumerate(op.inputs):
+                if self.defs[op.name].differentiable(self.infos[op.name], slot):
+                    here = here or any(r in upstream for r in self.roots[t])
+            if here:
+                upstream.add(op.output)
+        self.needed = upstream & self.reached
+        self.contributions: dict[str, set[Contribution]] = {r: set() for r in self.needed}
+        for k, r in enumerate(self.roots[self.loss_output]):
+            if r in self.needed:
+                self.contributions[r].add(("", 0, k))
+        for op in self.network.ops:
+            if op.name in self.relevant and op.output in self.needed:
+                for slot, t in enumerate(op.inputs):
+                    if self.defs[op.name].differentiable(self.infos[op.name], slot):
+                        for k, r in enumerate(self.roots[t]):
+                            if r in self.needed:
+                                self.contributions[r].add((op.name, slot, k))
+
+    def required(self) -> dict[tuple[str, str, str], str]:
+        """(kind, op, target) of every step that has to be there, with the reason."""
+        steps: dict[tuple[str, str, str], str] = {}
+        for op in self.network.ops:
+            if op.name in self.relevant:
+                steps["forward", op.name, "y"] = "the loss depends on it"
+                for slot, t in enumerate(op.inputs):
+                    if op.output in self.needed and self.defs[op.name].differentiable(self.infos[op.name], slot):
+                        for r in self.roots[t]:
+                            if r in self.needed:
+                                steps["grad_input", op.name, f"x{slot}"] = f"the gradient of {r!r} lacks it"
+        steps["loss", self.options.loss, "dy"] = "training needs it"
+        for p in self.update:
+            if p in self.network.owner:
+                owner, slot_name = self.network.owner[p]
+                steps["grad_param", owner.name, slot_name] = f"parameter {p!r} is updated"
+                steps["update", owner.name, slot_name] = f"parameter {p!r} is updated"
+        return steps
+
+    # -- sizes -----------------------------------------------------------------------------------
+    def dtype(self, tensor: str) -> str:
+        """Storage type of a tensor of the network."""
+        return self.network.tensor[tensor].dtype or self.options.dtype
+
+    def batched(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A sample's shape with the batch axis."""
+        return (self.options.batch, *shape)
+
+    def bytes_of_root(self, root: str) -> int:
+        """Bytes of an activation or input."""
+        return bytes_of(self.options.batch * self.network.tensor[root].elements, self.dtype(root))
+
+    def fraction(self, p: str) -> Fraction | None:
+        """How a parameter can be cut."""
+        op, slot = self.network.owner[p]
+        return self.defs[op.name].fraction(self.infos[op.name], slot)
+
+    def keep(self, p: str) -> int | None:
+        """Units of an updated parameter that are updated; None for the whole."""
+        r, cut = self.update.get(p, 1.0), self.fraction(p)
+        return None if r == 1 or cut is None else int(cut.units * r)
+
+    def cut_shape(self, p: str) -> tuple[int, ...]:
+        """Shape of the gradient, accumulator and states of an updated parameter."""
+        shape, keep, cut = self.network.tensor[p].shape, self.keep(p), self.fraction(p)
+        if keep is None or cut is None:
+            return shape
+        return (*shape[: cut.axis], keep * cut.per_unit, *shape[cut.axis + 1 :])
+
+    def target(self) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of the training target."""
+        shape, dtype = loss_def(self.options.loss).target(self.network.tensor[self.loss_output].shape)
+        return self.batched(shape), self.options.dtype if dtype == "data" else dtype
+
+    def specs(self, value: Value) -> list[Spec]:
+        """What a value of that role and tensor may be; empty when there is no such thing."""
+        t, dtype = value.tensor, self.options.dtype
+        tensor = self.network.tensor.get(t)
+        if value.role == "target":
+            return [Spec(*self.target(), False, MAIN, None)] if t == TARGET else []
+        if value.role == "auxiliary":
+            if t not in self.infos:
+                return []
+            aux = self.defs[t].aux(self.infos[t])
+            return [Spec(self.batched(a.shape), a.dtype, False, MAIN, None) for a in aux.values()]
+        if tensor is None:
+            return []
+        if value.role in ("input", "activation"):
+            if tensor.role != value.role:
+                return []
+            return [Spec(self.batched(tensor.shape), self.dtype(t), False, MAIN, tensor.scale)]
+        if value.role == "gradient":
+            return [Spec(self.batched(tensor.shape), dtype, False, MAIN, None)] if tensor.role == "activation" else []
+        if tensor.role != "parameter":
+            return []
+        if value.role == "parameter":
+            level = MAIN if t in self.update else self.options.frozen
+            return [Spec(tensor.shape, self.dtype(t), True, level, tensor.scale)]
+        kept = {
+            "parameter gradient": self.options.gradients == "fused",
+            "accumulator": self.options.gradients == "accumulate",
+            "state": bool(OPTIMIZERS[self.options.optimizer]),
+        }
+        if t not in self.update or not kept.get(value.role, False):
+            return []
+        return [Spec(self.cut_shape(t), dtype, value.role != "parameter gradient", MAIN, None)]
+
+    # -- work ------------------------------------------------------------------------------------
+    def channel_range(self, tensor: str, part: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """Part ``part`` of a tensor as a half-open range of elements, and of channels if it has whole ones."""
+        shape, roots = self.network.tensor[tensor].shape, self.roots[tensor]
+        row = math.prod(shape[1:])
+        start = sum(self.network.tensor[r].elements for r in roots[:part])
+        stop = start + self.network.tensor[roots[part]].elements
+        whole = start % row == 0 and stop % row == 0
+        return (start, stop), (start // row, stop // row) if whole else None
+
+    def macs(self, kind: str, op: str, target: str) -> int:
+        """Multiply-accumulates of a step."""
+        if kind not in ("forward", "grad_param", "grad_input"):
+            return 0
+        d, info, net_op = self.defs[op], self.infos[op], self.network.op[op]
+        total = d.macs(info, "forward" if kind == "forward" else target) * self.options.batch
+        if kind == "grad_param":
+            p = net_op.params[target]
+            keep, cut = self.keep(p), self.fraction(p)
+            return total if keep is None or cut is None else total * keep // cut.units
+        if kind == "grad_input" and d.partial_input:
+            tensor = net_op.inputs[int(target[1:])]
+            roots = self.roots[tensor]
+            parts = [self.channel_range(tensor, k)[1] for k, r in enumerate(roots) if r in self.needed]
+            ranges = [p for p in parts if p is not None]
+            if len(roots) > 1 and len(ranges) == len(parts):
+                extent = self.network.tensor[tensor].shape[0]
+                return sum(total * (stop - start) // extent for start, stop in ranges)
+        return total
+
+    def tile_space(self, op: str, pass_: str) -> TileSpace | None:
+        """The loop nest of a pass."""
+        return self.defs[op].tile_space(self.infos[op], pass_)

@@ -1,0 +1,301 @@
+"""Which arguments a step must have: tags, shapes, and the contents of the bytes that it reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sparseplan.dtypes import bytes_of
+from sparseplan.ops.base import Alternatives
+from sparseplan.steps import OPTIMIZERS, TARGET, Arg, Step
+from sparseplan.verify.contents import Content
+from sparseplan.verify.facts import Contribution, Facts
+from sparseplan.verify.findings import Findings
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The first ``bytes`` of a value of that role and tensor.
+
+    Attributes:
+        holds: what a read must find there, or what a write leaves. None for gradients that are
+            added to: then ``adds`` tells the term.
+        adds: the term of a gradient that a write contributes.
+    """
+
+    role: str
+    tensor: str
+    bytes: int
+    holds: Content | None
+    adds: Contribution | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An argument as it must be; its pieces adjoin in order."""
+
+    tag: str
+    shapes: tuple[tuple[tuple[int, ...], tuple[int, int] | None], ...]  # any of these (shape, channels)
+    dtype: str
+    pieces: tuple[Piece, ...]
+    add: bool = False
+
+
+Matched = list[tuple[Arg, Wanted]]
+
+
+class Expectations:
+    """Matches the arguments of steps with what they must be."""
+
+    def __init__(self, facts: Facts, roles: Mapping[str, tuple[str, str]], findings: Findings) -> None:
+        self.facts, self.findings = facts, findings
+        self.roles = roles  # value name -> (role, tensor)
+
+    def of(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        """Reads and writes of a step; those that do not fit are reported and left out."""
+        facts = self.facts
+        if step.kind == "loss":
+            return self._loss(where, step)
+        if step.op not in facts.infos:
+            self.findings.add("step", where, f"op={step.op!r} is no op of the network")
+            return [], []
+        if step.kind == "forward":
+            return self._forward(where, step)
+        if step.kind == "aux":
+            return self._aux(where, step)
+        if step.kind == "grad_param":
+            return self._grad_param(where, step)
+        if step.kind == "grad_input":
+            return self._grad_input(where, step)
+        if step.kind == "update":
+            return self._update(where, step)
+        self.findings.add("step", where, f"kind={step.kind!r} is unknown")
+        return [], []
+
+    # -- arguments ------------------------------------------------------------------------------
+    def _tensor(self, tag: str, tensor: str, rows: int | None = None) -> Wanted:
+        """A tensor in whole, or the first ``rows`` of its channels."""
+        facts = self.facts
+        shape = facts.network.tensor[tensor].shape
+        dtype = facts.dtype(facts.roots[tensor][0])
+        left = None
+        if rows is not None:
+            shape = (rows, *shape[1:])
+            left = bytes_of(math.prod(shape), dtype)
+        pieces: list[Piece] = []
+        for root in facts.roots[tensor]:
+            size = facts.bytes_of_root(root)
+            if left is not None:
+                size = min(size, left)
+                left -= size
+            if size:
+                role = facts.network.tensor[root].role
+                pieces.append(Piece(role, root, size, Content(role, root)))
+        return Wanted(tag, ((facts.batched(shape), None),), dtype, tuple(pieces))
+
+    def _param(self, tag: str, p: str, version: int) -> Wanted:
+        t, dtype = self.facts.network.tensor[p], self.facts.dtype(p)
+        piece = Piece("parameter", p, bytes_of(t.elements, dtype), Content("parameter", p, version))
+        return Wanted(tag, ((t.shape, None),), dtype, (piece,))
+
+    def _cut(self, tag: str, role: str, p: str, holds: Content, add: bool = False) -> Wanted:
+        """A parameter's gradient, accumulator or state."""
+        shape, dtype = self.facts.cut_shape(p), self.facts.options.dtype
+        piece = Piece(role, p, bytes_of(math.prod(shape), dtype), holds)
+        return Wanted(tag, ((shape, None),), dtype, (piece,), add)
+
+    def _dy(self, op: str) -> Wanted:
+        """The complete gradient of an op's output."""
+        facts = self.facts
+        root = facts.network.op[op].output
+        shape, dtype = facts.batched(facts.network.tensor[root].shape), facts.options.dtype
+        terms = frozenset(facts.contributions.get(root, ()))
+        piece = Piece("gradient", root, bytes_of(math.prod(shape), dtype), Content("gradient", root, terms))
+        return Wanted("dy", ((shape, None),), dtype, (piece,))
+
+    def _auxiliary(self, op: str, tag: str) -> Wanted:
+        aux = self.facts.defs[op].aux(self.facts.infos[op])[tag]
+        shape = self.facts.batched(aux.shape)
+        piece = Piece("auxiliary", op, bytes_of(math.prod(shape), aux.dtype), Content("auxiliary", op, tag))
+        return Wanted(tag, ((shape, None),), aux.dtype, (piece,))
+
+    def _match(self, where: str, what: str, args: Sequence[Arg], wanted: Iterable[Wanted]) -> Matched:
+        """Pair arguments with what they must be, by tag."""
+        found: Matched = []
+        left = list(args)
+        for w in wanted:
+            same = [a for a in left if a.tag == w.tag]
+            if not same:
+                self.findings.add("step", where, f"{what} no {w.tag!r}")
+                continue
+            left.remove(same[0])
+            found.append((same[0], w))
+        for a in left:
+            self.findings.add("step", where, f"{what} {a.tag!r}, which it must not, or twice")
+        return found
+
+    def _value_of(self, arg: Arg) -> str:
+        return arg.spans[0].value if arg.spans else ""
+
+    def _state(self, arg: Arg | None, role: str, version: int) -> Content:
+        """Content of an accumulator or state: told apart by the value that holds it."""
+        return Content(role, "" if arg is None else self._value_of(arg), version)
+
+    # -- kinds of steps ---------------------------------------------------------------------------
+    def _forward(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        facts, op = self.facts, self.facts.network.op[step.op]
+        if step.target != "y":
+            self.findings.add("step", where, f"target={step.target!r} of a forward step must be 'y'")
+        if op.name not in facts.relevant:
+            self.findings.add("step", where, f"is not needed: the loss does not depend on {op.output!r}")
+        reads = [self._tensor(f"x{i}", t) for i, t in enumerate(op.inputs)]
+        reads += [self._param(slot, p, 0) for slot, p in op.params.items()]
+        known = facts.defs[op.name].aux(facts.infos[op.name])
+        made = dict.fromkeys(a.tag for a in step.writes if a.tag in known)
+        writes = [self._tensor("y", op.output), *(self._auxiliary(op.name, tag) for tag in made)]
+        return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
+
+    def _loss(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        facts = self.facts
+        if step.op != facts.options.loss or step.target != "dy":
+            self.findings.add("step", where, f"op={step.op!r}, target={step.target!r} is not loss "
+                              f"{facts.options.loss!r}, 'dy'")  # fmt: skip
+        shape, dtype = facts.target()
+        target = Piece("target", TARGET, bytes_of(math.prod(shape), dtype), Content("target", TARGET))
+        reads = [self._tensor("y", facts.loss_output), Wanted("target", ((shape, None),), dtype, (target,))]
+        found = self._match(where, "reads", step.reads, reads)
+        return found, self._gradients(where, step, "dy", facts.loss_output, "", 0)
+
+    def _aux(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        facts, op = self.facts, self.facts.network.op[step.op]
+        known = facts.defs[op.name].aux(facts.infos[op.name])
+        if step.target not in known:
+            self.findings.add("step", where, f"target={step.target!r} is no auxiliary of {op.kind}")
+            return [], []
+        sources = known[step.target].sources
+        tags = [a.tag for a in step.reads]
+        if len(tags) != 1 or tags[0] not in sources:
+            self.findings.add("step", where, f"reads {tags}; {step.target!r} is made from one of {list(sources)}")
+            return [], self._match(where, "writes", step.writes, [self._auxiliary(op.name, step.target)])
+        reads = [self._saved(step, tags[0], None)]
+        writes = [self._auxiliary(op.name, step.target)]
+        return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
+
+    def _saved(self, step: Step, tag: str, keep: int | None) -> Wanted:
+        """What tag means to a backward step; ``keep`` units of the parameter are updated."""
+        facts, op = self.facts, self.facts.network.op[step.op]
+        if tag in facts.defs[op.name].aux(facts.infos[op.name]):
+            return self._auxiliary(op.name, tag)
+        if tag in op.params:
+            return self._param(tag, op.params[tag], 0)
+        tensor = op.output if tag == "y" else op.inputs[int(tag[1:])]
+        if keep is not None and tag == "x0" and facts.options.batch == 1:
+            cut = facts.fraction(op.params[step.target])
+            given = next((a.shape for a in step.reads if a.tag == tag), None)
+            # more than the leading channels that the kept units need does no harm
+            if cut is not None and cut.rows is not None and given != facts.batched(facts.network.tensor[tensor].shape):
+                return self._tensor(tag, tensor, keep * cut.rows)
+        return self._tensor(tag, tensor)
+
+    def _needs(self, where: str, step: Step, alternatives: Alternatives, apart: Collection[str]) -> list[str]:
+        """Tags of the alternative that a backward step's reads are; reports what is missing."""
+        tags = {a.tag for a in step.reads if a.tag not in apart}
+        best = min(alternatives, key=lambda a: (len(a - tags), len(tags - a)))
+        for tag in sorted(best - tags):
+            ways = " or ".join("+".join(sorted(a)) for a in alternatives)
+            self.findings.add("saved", where, f"does not read {tag!r}; {self.facts.infos[step.op].kind} needs {ways}")
+        return sorted(best & tags)
+
+    def _grad_param(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        facts, op = self.facts, self.facts.network.op[step.op]
+        p = op.params.get(step.target)
+        if p is None or p not in facts.update:
+            self.findings.add("step", where, f"is not needed: target={step.target!r} is no updated parameter")
+            return [], []
+        keep = facts.keep(p)
+        tags = self._needs(
+            where, step, facts.defs[op.name].needs_for_param(facts.infos[op.name], step.target), ("dy", "acc")
+        )
+        reads = [self._dy(op.name), *(self._saved(step, tag, keep) for tag in tags)]
+        if facts.options.gradients == "fused":
+            writes = [self._cut("dp", "parameter gradient", p, Content("parameter gradient", p))]
+        else:
+            acc = next((a for a in step.reads if a.tag == "acc"), None)
+            reads.append(self._cut("acc", "accumulator", p, self._state(acc, "accumulator", 0)))
+            writes = [self._cut("dp", "accumulator", p, self._state(acc, "accumulator", 1), add=True)]
+        return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
+
+    def _update(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        facts, op = self.facts, self.facts.network.op[step.op]
+        p = op.params.get(step.target)
+        if p is None or p not in facts.update:
+            self.findings.add("step", where, f"target={step.target!r} is no updated parameter: what is frozen changes")
+            return [], []
+        by_tag = {a.tag: a for a in step.reads}
+        if facts.options.gradients == "fused":
+            source = self._cut("grad", "parameter gradient", p, Content("parameter gradient", p))
+        else:
+            source = self._cut("grad", "accumulator", p, self._state(by_tag.get("grad"), "accumulator", 1))
+        reads, writes = [source, self._param("param", p, 0)], [self._param("param", p, 1)]
+        for tag in OPTIMIZERS[facts.options.optimizer]:
+            reads.append(self._cut(tag, "state", p, self._state(by_tag.get(tag), "state", 0)))
+            writes.append(self._cut(tag, "state", p, self._state(by_tag.get(tag), "state", 1)))
+        return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
+
+    def _grad_input(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        facts, op = self.facts, self.facts.network.op[step.op]
+        slot = next((i for i in range(len(op.inputs)) if step.target == f"x{i}"), None)
+        d, info = facts.defs[op.name], facts.infos[op.name]
+        if slot is None or op.output not in facts.needed or not d.differentiable(info, slot):
+            self.findings.add("step", where, f"is not needed: no gradient flows to target={step.target!r}")
+            return [], []
+        tags = self._needs(where, step, d.needs_for_input(info, slot), ("dy", "dx"))
+        reads = [self._dy(op.name), *(self._saved(step, tag, None) for tag in tags)]
+        rest = [a for a in step.reads if a.tag != "dx"]
+        writes = self._gradients(where, step, "dx", op.inputs[slot], op.name, slot)
+        found = self._match(where, "reads", rest, reads)
+        added = [a.spans for a, _ in writes if a.add]
+        for a in step.reads:
+            if a.tag == "dx":
+                if a.spans not in added or not a.add:
+                    self.findings.add("step", where, "reads a gradient 'dx' that it does not add to")
+                else:
+                    added.remove(a.spans)
+        for spans in added:
+            self.findings.add("step", where, f"adds to {self._names(spans)} without reading it")
+        return found, writes
+
+    @staticmethod
+    def _names(spans: Iterable[object]) -> str:
+        return ", ".join(str(getattr(s, "value", s)) for s in spans)
+
+    def _gradients(self, where: str, step: Step, tag: str, tensor: str, op: str, slot: int) -> Matched:
+        """The gradients of a tensor's parts that a step writes, each by an argument of its own."""
+        facts = self.facts
+        roots = facts.roots[tensor]
+        dtype = facts.options.dtype
+        shape = facts.network.tensor[tensor].shape
+        missing = [r for r in roots if r in facts.needed]
+        found: Matched = []
+        for arg in step.writes:
+            role, root = self.roles.get(self._value_of(arg), ("", ""))
+            if arg.tag != tag or role != "gradient" or root not in missing:
+                known = arg.tag == tag and role == "gradient" and root in roots
+                self.findings.add("step", where, f"writes {arg.tag!r} to {self._value_of(arg)!r}, which "
+                                  + ("nothing needs, or twice" if known else "is not its output"))  # fmt: skip
+                continue
+            missing.remove(root)
+            part = roots.index(root)
+            flat, rows = facts.channel_range(tensor, part)
+            shapes: list[tuple[tuple[int, ...], tuple[int, int] | None]] = [(facts.batched(shape), None)]
+            if len(roots) > 1:
+                shapes = [((1, flat[1] - flat[0]), flat)]
+                if rows is not None:
+                    shapes.append(((1, rows[1] - rows[0], *shape[1:]), rows))
+            size = bytes_of(facts.options.batch * facts.network.tensor[root].elements, dtype)
+            piece = Piece("gradient", root, size, None, (op, slot, part))
+            found.append((arg, Wanted(tag, tuple(shapes), dtype, (piece,), arg.add)))
+        for root in missing:
+            self.findings.add("step", where, f"does not write the gradient of {root!r}, which is needed")
+        return found
