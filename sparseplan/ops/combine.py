@@ -76,6 +76,7 @@ class Mul(OpDef):
 
     kind = "mul"
     arity = (2, 2)
+    partial_input = True
 
     def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
         a, b = inputs
@@ -106,7 +107,11 @@ class Mul(OpDef):
         saved: Mapping[str, Array],
         channels: tuple[int, int] | None = None,
     ) -> Array:
-        dx = dy * saved[f"x{1 - slot}"]
+        other = saved[f"x{1 - slot}"]
+        if channels is not None and info.inputs[slot][0] == info.output[0]:
+            cut = slice(*channels)
+            dy, other = dy[:, cut], other if info.inputs[1 - slot][0] != info.output[0] else other[:, cut]
+        dx = dy * other
         spread = tuple(i + 1 for i, (m, n) in enumerate(zip(info.inputs[slot], info.output, strict=True)) if m != n)
         return dx.sum(axis=spread, keepdims=True) if spread else dx
 
@@ -136,6 +141,7 @@ class Concat(OpDef):
     kind = "concat"
     arity = (1, None)
     concat = True
+    partial_input = True
     defaults: ClassVar[Mapping[str, Any]] = {"axis": 0}
 
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
@@ -167,5 +173,5 @@ class Concat(OpDef):
         axis = info.attrs["axis"]
         start = sum(s[axis] for s in info.inputs[:slot])
         part = (slice(None),) * (axis + 1) + (slice(start, start + info.inputs[slot][axis]),)
-        dx: Array = dy[part].copy()
-        return dx
+        dx: Array = dy[part] if channels is None else dy[part][:, channels[0] : channels[1]]
+        return dx.copy()

@@ -163,7 +163,8 @@ class Conv(_Conv):
         if pass_ == "bias":
             return 0
         per_group: int = info.inputs[0][0] // info.attrs["groups"]
-        return info.out_elements * per_group * math.prod(info.attrs["kernel"])
+        kernel: tuple[int, int] = info.attrs["kernel"]
+        return info.out_elements * per_group * math.prod(kernel)
 
     def fraction(self, info: OpInfo, slot: str) -> Fraction | None:
         if slot != "weight":
@@ -287,7 +288,8 @@ class ConvTranspose(_Conv):
         if pass_ == "bias":
             return 0
         per_group: int = info.output[0] // info.attrs["groups"]
-        return math.prod(info.inputs[0]) * per_group * math.prod(info.attrs["kernel"])
+        kernel: tuple[int, int] = info.attrs["kernel"]
+        return math.prod(info.inputs[0]) * per_group * math.prod(kernel)
 
     def fraction(self, info: OpInfo, slot: str) -> Fraction | None:
         if slot != "weight":

@@ -81,6 +81,9 @@ class Unary(OpDef):
 class _Masked(Unary):
     """A kink at zero: one bit an element tells the side, and so does the output's sign."""
 
+    def macs(self, info: OpInfo, pass_: str) -> int:
+        return 0  # a comparison
+
     def aux(self, info: OpInfo) -> Mapping[str, Aux]:
         return {"mask": Aux(info.output, "bit", ("y", "x0"))}
 
@@ -119,6 +122,9 @@ class LeakyRelu(_Masked):
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
         full = super().complete_attrs(attrs)
         return full | {"slope": number("slope", full["slope"], 0)}
+
+    def macs(self, info: OpInfo, pass_: str) -> int:
+        return info.out_elements
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         y: Array = x[0] * info.attrs["slope"]
