@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sparseplan.builder import check_parameters
 from sparseplan.errors import DataError, OpError, near
 from sparseplan.network import Network
 from sparseplan.ops import loss_def
@@ -24,31 +25,6 @@ def as_float(array: Any, what: str) -> Array:
     if found.dtype.kind not in "fiub" and found.dtype.name != "bfloat16":
         raise DataError(f"{what} has dtype={found.dtype}; give numbers")
     return found.astype(np.float32, copy=False)
-
-
-def check_parameters(network: Network, params: Mapping[str, Any]) -> dict[str, Array]:
-    """Every parameter of the network as float32, uncopied where it is.
-
-    Raises:
-        DataError: a parameter that is missing, unknown, of the wrong shape, or not finite.
-    """
-    for name in params:
-        if name not in network.owner:
-            raise DataError(f"parameter {name!r} is unknown to network {network.name!r}{near(name, network.owner)}")
-    result = {}
-    for name in network.parameters:
-        if name not in params:
-            raise DataError(f"parameter {name!r} is missing; give every parameter of network {network.name!r}")
-        array = as_float(params[name], f"parameter {name!r}")
-        if array.shape != network.tensor[name].shape:
-            raise DataError(
-                f"parameter {name!r} has shape {array.shape}, expected {network.tensor[name].shape} "
-                f"by network {network.name!r}"
-            )
-        if not np.isfinite(array).all():
-            raise DataError(f"parameter {name!r} holds NaN or infinity; every parameter must be finite")
-        result[name] = array
-    return result
 
 
 def check_inputs(network: Network, x: Inputs) -> dict[str, Array]:
@@ -117,9 +93,11 @@ def same_length(arrays: Iterable[tuple[str, Array]]) -> int:
 
 
 def stored_parameters(network: Network, params: Mapping[str, Array], options: TrainingOptions) -> dict[str, Array]:
-    """Checked parameters as they come back from the types in which they are stored."""
+    """Checked parameters as they come back from the types in which they are stored (uncopied in fp32)."""
+    check_parameters(network, params)
     result = {}
-    for name, array in check_parameters(network, params).items():
+    for name in network.parameters:
         t = network.tensor[name]
+        array = as_float(params[name], f"parameter {name!r}")
         result[name] = rounded(array, t.dtype or options.dtype, t.scale)
     return result

@@ -1,0 +1,164 @@
+"""The oracle: one training step as a textbook would have it, without schedule, pruning or arena.
+
+Forward keeps every tensor in an array of its own; backward walks all ops in reverse and computes
+every gradient. It shares the op definitions with what it judges (they are checked elsewhere,
+against finite differences and PyTorch) and nothing else.
+
+Floating-point sums depend on their order, and rounding on its points. ``Arithmetic`` names the
+points where two right executions may differ in the last bit, so that a comparison can be bit for
+bit; its defaults are the plain way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparseplan.dtypes import numpy_dtype
+from sparseplan.network import Network, Op
+from sparseplan.ops import OpInfo, infos, loss_def, op_def
+from sparseplan.ops.base import Array
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the reference rounds, and how it calls kernels.
+
+    Attributes:
+        dtype: storage of activations, gradients and parameters without a dtype of their own.
+        free: ops (reshapes, concats) whose output is not stored: gradients pass them unrounded.
+        parts: (op, input slot) to channel ranges of the input's gradient that are computed by a
+            call of their own; matrix products of other shapes may sum in another order.
+        saved: (op, what is computed) to the tags that backward reads, where it has a choice.
+        keep: parameter to the units of which the gradient is computed (see ops.base.Fraction).
+        exact: gradients of parameters are not stored, so not rounded: they are added to a sum.
+    """
+
+    dtype: str = "fp32"
+    free: frozenset[str] = frozenset()
+    parts: Mapping[tuple[str, int], Sequence[tuple[int, int]]] = field(default_factory=dict)
+    saved: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    keep: Mapping[str, int] = field(default_factory=dict)
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one step computes.
+
+    Attributes:
+        tensors: every activation and input by name.
+        tensor_gradients: gradients of the tensors that one reaches.
+        gradients: gradients of all parameters that one reaches.
+    """
+
+    loss: float
+    tensors: Mapping[str, Array]
+    tensor_gradients: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+
+
+def store(array: Array, dtype: str, scale: float | None = None) -> Array:
+    """``array`` rounded to a storage type, as float32."""
+    if dtype == "fp32":
+        return array
+    if dtype == "int8":
+        assert scale is not None
+        quanta = np.clip(np.rint(array / np.float32(scale)), -128, 127)
+        return (quanta * np.float32(scale)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return array.astype(numpy_dtype(dtype)).astype(np.float32)
+
+
+def reference(
+    network: Network,
+    parameters: Mapping[str, Array],
+    x: Mapping[str, Array],
+    target: Array,
+    loss: str,
+    loss_attrs: Mapping[str, Any] | None = None,
+    arithmetic: Arithmetic | None = None,
+) -> Reference:
+    """Loss and all gradients of one batch.
+
+    Args:
+        parameters, x, target: float32 (or int32 target), already as stored.
+        loss: kind of the loss on the network's first output.
+    """
+    return _Walk(network, parameters, x, arithmetic or Arithmetic()).run(target, loss, loss_attrs or {})
+
+
+class _Walk:
+    def __init__(
+        self, network: Network, parameters: Mapping[str, Array], x: Mapping[str, Array], arithmetic: Arithmetic
+    ) -> None:
+        self.network, self.parameters, self.arithmetic = network, parameters, arithmetic
+        self.infos = infos(network)
+        self.tensors: dict[str, Array] = dict(x)
+        self.gradients: dict[str, Array] = {}
+        self.tensor_gradients: dict[str, Array] = {}
+
+    def run(self, target: Array, loss: str, loss_attrs: Mapping[str, Any]) -> Reference:
+        for op in self.network.ops:
+            t = self.network.tensor[op.output]
+            inputs = [self.tensors[name] for name in op.inputs]
+            params = {slot: self.parameters[p] for slot, p in op.params.items()}
+            y = op_def(op.kind).forward(self.infos[op.name], inputs, params)
+            self.tensors[op.output] = store(y, t.dtype or self.arithmetic.dtype, t.scale)
+        output = self.network.outputs[0]
+        definition = loss_def(loss)
+        value, dy = definition.value_and_grad(self.tensors[output], target, {**definition.defaults, **loss_attrs})
+        self.flow(output, dy)
+        for op in reversed(self.network.ops):
+            if op.output in self.tensor_gradients:
+                self.backward(op, self.tensor_gradients[op.output])
+        return Reference(value, self.tensors, self.tensor_gradients, self.gradients)
+
+    def backward(self, op: Op, dy: Array) -> None:
+        d, info = op_def(op.kind), self.infos[op.name]
+        for slot, p in op.params.items():
+            saved = self.saved(op, info, slot, d.needs_for_param(info, slot)[0])
+            keep = self.arithmetic.keep.get(p)
+            cut = d.fraction(info, slot)
+            if keep is not None and cut is not None and cut.rows is not None:
+                saved["x0"] = saved["x0"][:, : keep * cut.rows]
+            grad = d.grad_param(info, slot, dy, saved, keep)
+            self.gradients[p] = grad if self.arithmetic.exact else store(grad, self.arithmetic.dtype)
+        for i, name in enumerate(op.inputs):
+            if not d.differentiable(info, i):
+                continue
+            saved = self.saved(op, info, f"x{i}", d.needs_for_input(info, i)[0])
+            dx = d.grad_input(info, i, dy, saved)
+            for lo, hi in self.arithmetic.parts.get((op.name, i), ()):
+                dx[:, lo:hi] = d.grad_input(info, i, dy, saved, (lo, hi))
+            self.flow(name, dx)
+
+    def saved(self, op: Op, info: OpInfo, computed: str, default: frozenset[str]) -> dict[str, Array]:
+        """What backward reads, by tag; auxiliary tensors are made from what forward left."""
+        d = op_def(op.kind)
+        aux = d.aux(info)
+        by_tag = {f"x{i}": self.tensors[name] for i, name in enumerate(op.inputs)}
+        by_tag["y"] = self.tensors[op.output]
+        by_tag |= {slot: self.parameters[p] for slot, p in op.params.items()}
+        result = {}
+        for tag in self.arithmetic.saved.get((op.name, computed), default):
+            if tag in aux:
+                source = aux[tag].sources[0]
+                result[tag] = d.make_aux(info, tag, source, by_tag[source])
+            else:
+                result[tag] = by_tag[tag]
+        return result
+
+    def flow(self, name: str, dx: Array) -> None:
+        """Add to the gradient of a tensor; through free ops, to what lies behind it."""
+        op = self.network.producer.get(name)
+        if op is not None and op.name in self.arithmetic.free:
+            for i, t in enumerate(op.inputs):
+                self.flow(t, op_def(op.kind).grad_input(self.infos[op.name], i, dx, {}))
+            return
+        if name in self.tensor_gradients:
+            dx = self.tensor_gradients[name] + dx
+        self.tensor_gradients[name] = store(dx, self.arithmetic.dtype)
