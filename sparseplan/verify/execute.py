@@ -220,10 +220,11 @@ class _Execution:
 
     def takes_over(self, i: int, y: str, x: PlacedBuffer) -> bool:
         """Whether value ``y`` owns all bytes of buffer ``x`` from step ``i`` on."""
-        return any(
-            b.start == i and b.level == x.level and b.offset <= x.offset and x.end <= b.end
-            for b in self.places.buffers.get(y, ())
-        )
+        at = x.offset
+        for b in self.places.buffers.get(y, ()):
+            if b.start == i and b.level == x.level and b.offset <= at:
+                at = max(at, b.end)
+        return at >= x.end
 
     # -- reads -------------------------------------------------------------------------------------
     def check_read(self, where: str, p: Placed) -> None:
@@ -281,27 +282,29 @@ class _Execution:
                 same = (w.lo, w.hi, w.arg.dtype) == (r.lo, r.hi, r.arg.dtype)
                 updates = w.value == r.value and same and (w.piece.role != "gradient")
                 whole = len(w.wanted.pieces) == len(r.wanted.pieces) == 1 and w.arg.channels is None
-                allowed = (w.value, r.value) in step.inplace and whole and self.permits(step, w, r)
+                allowed = (w.value, r.value) in step.inplace and whole and self.permits(step, w.arg, r.arg)
                 if not (updates or (same and allowed)):
                     self.findings.add("inplace", where, f"writes {w.value!r} to [{w.lo}, {w.hi}) over {r.value!r} in "
                                       f"[{r.lo}, {r.hi}), which it reads as {r.arg.tag!r}")  # fmt: skip
         for y, x in step.inplace:
-            pairs = [(w, r) for w in written if w.value == y for r in read if r.value == x]
-            if not any(self.permits(step, w, r) for w, r in pairs):
+            made = [a for a in step.writes if any(s.value == y for s in a.spans)]
+            used = [a for a in step.reads if any(s.value == x for s in a.spans)]
+            if not any(self.permits(step, w, r) for w in made for r in used):
                 self.findings.add("inplace", where, f"{y!r} may not overwrite {x!r}")
 
-    def permits(self, step: Step, w: Placed, r: Placed) -> bool:
+    def permits(self, step: Step, w: Arg, r: Arg) -> bool:
         """Whether the kernel may overwrite what it reads under one tag by what it writes under another."""
         if step.kind == "loss":
-            return (w.arg.tag, r.arg.tag) == ("dy", "y")
+            return (w.tag, r.tag) == ("dy", "y")
         if step.op not in self.facts.infos:
             return False
         d, info = self.facts.defs[step.op], self.facts.infos[step.op]
         if step.kind == "forward":
-            return w.arg.tag == "y" and r.arg.tag in {f"x{i}" for i in d.inplace(info)}
+            return w.tag == "y" and r.tag in {f"x{i}" for i in d.inplace(info)}
         if step.kind == "grad_input":
-            slot = int(step.target[1:])  # it has been located, so it is one of the op's
-            return (w.arg.tag, r.arg.tag, w.arg.add) == ("dx", "dy", False) and d.inplace_grad(info, slot)
+            slot = next((i for i in range(len(info.inputs)) if step.target == f"x{i}"), None)
+            fits = (w.tag, r.tag, w.add) == ("dx", "dy", False)
+            return fits and slot is not None and d.inplace_grad(info, slot)
         return False
 
     # -- the end ----------------------------------------------------------------------------------
