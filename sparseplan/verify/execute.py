@@ -71,14 +71,14 @@ class _Execution:
 
     def step(self, i: int, step: Step) -> None:
         where = f"step {i} ({step.name})"
-        if step.kind == "loss":
-            for name, value in self.places.values.items():
-                if value.role == "target":
-                    self.load(name, i)
         overwritten = {x for _, x in step.inplace}
         for b in self.stops[i]:
             if b.value not in overwritten:
                 self.write(b.level, b.offset, b.end, Content("freed", b.value), b.offset - b.lo)
+        if step.kind == "loss":
+            for name, value in self.places.values.items():
+                if value.role == "target":
+                    self.load(name, i)
         reads, writes = self.expectations.of(where, step)
         read = self.locate(where, i, reads, step)
         written = self.locate(where, i, writes, None)

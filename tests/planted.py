@@ -1,0 +1,178 @@
+"""Plans to plant faults in: small networks of every op, placed by the plainest first fit."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from sparseplan.autodiff import trace
+from sparseplan.builder import NetworkBuilder
+from sparseplan.device import custom
+from sparseplan.errors import ProblemError
+from sparseplan.liveness import Memory, analyse
+from sparseplan.network import Network
+from sparseplan.plan import PlacedBuffer, Plan
+from sparseplan.problem import Problem, resolve_choices, resolve_values
+from sparseplan.solve.tiling import Tiling
+from sparseplan.steps import MAIN, TrainingOptions, UpdateSet
+
+
+def first_fit(memory: Memory, alignment: int) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
+    """Every group of buffers at the lowest multiple of the alignment where nothing else lives."""
+    groups: dict[tuple[str, int], list[Any]] = {}
+    for b in memory.buffers:
+        groups.setdefault((b.level, b.group), []).append(b)
+    placed: list[PlacedBuffer] = []
+    for (level, _), members in groups.items():
+        base = 0
+        while True:
+            clash = [
+                q.end - b.offset
+                for b in members
+                for q in placed
+                if q.level == level and b.start < q.stop and q.start < b.stop
+                and base + b.offset < q.end and q.offset < base + b.offset + b.bytes
+            ]  # fmt: skip
+            if not clash:
+                break
+            base = -(-max(base + 1, min(clash)) // alignment) * alignment
+        placed += [PlacedBuffer(b.value, b.lo, b.bytes, b.start, b.stop, level, base + b.offset) for b in members]
+    peaks = {MAIN: 0}
+    for q in placed:
+        peaks[q.level] = max(peaks.get(q.level, 0), q.end)
+    return tuple(placed), peaks
+
+
+def problem_of(
+    network: Network,
+    l2: int | None = None,
+    l1: int | None = None,
+    max_macs: int | None = None,
+    may: tuple[str, ...] = (),
+    must: tuple[str, ...] = (),
+    **options: Any,
+) -> Problem:
+    """A problem on a nameless device; all parameters with a gradient may be updated."""
+    device = custom(l1=l1, l2=l2, alignment=options.get("alignment", 1))
+    choices, least = resolve_choices(network, may=may, must=must)
+    settings = TrainingOptions(**options)
+    for p in list(choices):
+        try:
+            trace(network, settings, {p: choices[p]})
+        except ProblemError:  # no gradient reaches it
+            del choices[p]
+    return Problem(network, device, settings, choices, least, resolve_values(network, choices), max_macs)
+
+
+def plan_of(problem: Problem, update: Mapping[str, float], picks: Mapping[str, str] | None = None) -> Plan:
+    """A plan for given decisions; its bound is what everything would be worth."""
+    graph = trace(problem.network, problem.options, problem.choices)
+    schedule = graph.restrict(UpdateSet(update), picks)
+    memory = analyse(schedule)
+    buffers, peaks = first_fit(memory, problem.options.alignment)
+    bounds = {level: memory.peak(level) for level in peaks}
+    tiles = Tiling(problem.device, graph).tiles(schedule)
+    if tiles:
+        peaks["L1"] = bounds["L1"] = max(t.l1_bytes for t in tiles)
+    return Plan(
+        problem, "FEASIBLE", problem.worth(update),
+        max(problem.worth(update), math.fsum(max(*t.values(), 0.0) for t in problem.values.values())),
+        update={p: r for p, (r, _) in schedule.update.items()}, picks=schedule.picks, steps=schedule.steps,
+        values=tuple(schedule.values.values()), buffers=buffers, tiles=tiles, peak_bytes=peaks,
+        lower_bound_bytes=bounds, macs=schedule.macs,
+    )  # fmt: skip
+
+
+def any_picks(problem: Problem, rng: random.Random) -> dict[str, str]:
+    """One option of every choice there is."""
+    graph = trace(problem.network, problem.options, problem.choices)
+    return {p.op: rng.choice(p.options) for p in graph.picks}
+
+
+def any_update(problem: Problem, rng: random.Random, share: float) -> dict[str, float]:
+    """About that share of the parameters, by any allowed fraction."""
+    return {p: rng.choice(r) for p, r in problem.choices.items() if p in problem.must or rng.random() < share}
+
+
+class RandomNetwork:
+    """Random ops of all families on random tensors: branches, joins, views, loose ends."""
+
+    KINDS = (*("conv",) * 4, "conv_transpose", "depthwise", *("unary",) * 4, "add", "mul", *("concat",) * 3, "reshape",
+             "pool", "affine", "upsample", "global_avg_pool", "linear")  # fmt: skip
+
+    def __init__(self, rng: random.Random, size: int) -> None:
+        self.rng, self.net = rng, NetworkBuilder("any")
+        self.made: list[str] = []
+        self.read: set[str] = set()
+        side = rng.choice((2, 4, 6))
+        for name, chance in (("image", 1.0), ("second", 0.2)):
+            if rng.random() < chance:
+                self.made.append(self.net.input(name, (rng.choice((1, 2, 4)), side, side)))
+        while size:
+            # chains mostly, so that depth grows; any earlier tensor at times
+            t = rng.choice((self.made[-1], self.made[-1], rng.choice(self.made)))
+            y = self.draw(rng.choice(self.KINDS), t)
+            if y is not None:
+                self.made.append(y)
+                size -= 1
+        for t in self.made:
+            if t not in self.read and t in ("image", "second"):
+                self.made.append(self.op("relu", t))
+        loose = [t for t in self.made if t not in self.read]
+        self.network = self.net.build([loose[-1], *loose[:-1]])
+
+    def op(self, kind: str, *inputs: str, **attrs: Any) -> str:
+        self.read.update(inputs)
+        return self.net.op(kind, inputs, **attrs)
+
+    def draw(self, kind: str, t: str) -> str | None:
+        """An op of that kind on ``t``, if it fits."""
+        rng, shape = self.rng, self.net.shape(t)
+        if kind == "unary":
+            return self.op(rng.choice(("relu", "relu6", "leaky_relu", "sigmoid", "tanh", "hardswish")), t)
+        if kind == "reshape" and rng.random() < 0.5:
+            n = math.prod(shape)
+            c = rng.choice([k for k in range(1, n + 1) if n % k == 0])
+            return self.op("reshape", t, shape=(c, n // c, 1))
+        if kind == "reshape":
+            return self.op("flatten", t)
+        if kind == "linear":
+            return self.op("linear", t, out_features=rng.choice((1, 3, 4))) if len(shape) == 1 else None
+        if kind == "affine":
+            return self.op("affine", t)
+        if kind in ("add", "mul", "concat"):
+            return self.join(kind, t)
+        if len(shape) != 3:
+            return None
+        if kind == "conv":
+            k = rng.choice((1, 3))
+            params = ("weight", "bias") if rng.random() < 0.7 else ("weight",)
+            return self.op("conv", t, kernel=k, out_channels=rng.choice((1, 2, 4, 8)), stride=rng.choice((1, 1, 2)),
+                           padding=k // 2, params=params)  # fmt: skip
+        if kind == "depthwise":
+            return self.op("conv", t, kernel=3, padding=1, out_channels=shape[0], groups=shape[0])
+        if kind == "conv_transpose" and max(shape[1:]) <= 6:
+            return self.op(kind, t, kernel=2, stride=2, out_channels=rng.choice((1, 2, 4)))
+        if kind == "pool" and min(shape[1:]) >= 2:
+            return self.op(rng.choice(("max_pool", "avg_pool")), t, kernel=2)
+        if kind == "upsample" and max(shape[1:]) <= 6:
+            return self.op(kind, t, scale=2, mode=rng.choice(("nearest", "bilinear")))
+        return self.op(kind, t) if kind == "global_avg_pool" else None
+
+    def join(self, kind: str, t: str) -> str:
+        rng, shape = self.rng, self.net.shape(t)
+        axis = 0 if kind != "concat" or rng.random() < 0.8 else rng.randrange(len(shape))
+
+        def fits(s: tuple[int, ...]) -> bool:
+            if kind == "mul" and len(s) == len(shape) == 3 and s == (shape[0], 1, 1):
+                return True
+            if kind != "concat":
+                return s == shape
+            return len(s) == len(shape) and s[:axis] + s[axis + 1 :] == shape[:axis] + shape[axis + 1 :]
+
+        others = [s for s in self.made if fits(self.net.shape(s))]
+        count = 1 if kind == "mul" else rng.choice((1, 1, 2))
+        attrs = {"axis": axis} if kind == "concat" else {}
+        return self.op(kind, t, *(rng.choice(others) for _ in range(count)), **attrs)
