@@ -8,7 +8,7 @@ A spec is an object::
       "name": "tiny",
       "inputs": {"image": [3, 16, 16]},
       "ops": [
-        {"name": "conv", "kind": "conv2d", "inputs": ["image"], "output": "conv.out",
+        {"name": "conv", "kind": "conv", "inputs": ["image"], "output": "conv.out",
          "params": ["weight", "bias"], "attrs": {"out_channels": 8, "kernel": 3, "padding": 1}},
         {"name": "act", "kind": "relu", "inputs": ["conv.out"], "output": "act.out"}
       ],
@@ -292,6 +292,8 @@ def _infer_shapes(ops: Iterable[Op], drafts: Mapping[str, _Draft]) -> None:
         try:
             shapes = [cast(Shape, drafts[t].shape) for t in op.inputs]
             output = definition.output_shape(attrs, shapes)
+            if any(n < 1 for n in output):
+                raise OpError(f"inputs {shapes} are too small: the output would have shape {output}")
             params = definition.param_shapes(attrs, shapes)
             _fill(drafts[op.output], output)
             for slot, p in op.params.items():
@@ -304,4 +306,4 @@ def _infer_shapes(ops: Iterable[Op], drafts: Mapping[str, _Draft]) -> None:
 def _fill(draft: _Draft, shape: Shape) -> None:
     if draft.shape is None:
         draft.shape = shape
-        draft.tensor()  # refuses extents below 1 and beyond all memory before the next op multiplies them
+        draft.tensor()  # refuses what is beyond all memory before the next op multiplies it
