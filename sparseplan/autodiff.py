@@ -263,6 +263,8 @@ class _Walk:
             spans = self.spans[op.inputs[slot]]
             if len(spans) == 1 and self.same_storage(op.output, spans[0][0]):
                 root = spans[0][0]
+                if not self.steps and self.network.tensor[root].role == "input":
+                    continue  # it arrives before the first step, so its bytes are taken when that begins
                 if self.composites.may_overwrite(op.output, root):
                     pairs.append((op.output, root))
         macs = d.macs(info, "forward") * self.options.batch
@@ -283,7 +285,7 @@ class _Walk:
         writes, pairs = self.gradient_writes("dy", self.loss_output, partial=False, when=None, over=None)
         output = self.arg("y", self.loss_output)
         roots = self.spans[self.loss_output]
-        if len(roots) == 1 and self.up[roots[0][0]] != NEVER:
+        if len(roots) == 1 and self.up.get(roots[0][0], NEVER) != NEVER:
             name = self.grad(roots[0][0])
             if self.same_storage(name, roots[0][0]):
                 pairs = [(name, roots[0][0])]
