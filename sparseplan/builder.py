@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparseplan.errors import DataError, NetworkError, near
+from sparseplan.errors import DataError, NetworkError, OpError, near
 from sparseplan.network import Attr, Network, Op, Tensor
 from sparseplan.ops.base import infos, op_def, resolve
 
@@ -68,7 +68,6 @@ class NetworkBuilder:
         for t in inputs:
             if t not in self._tensors:
                 raise NetworkError(f"{where} reads tensor {t!r}, which does not exist{near(t, self._tensors)}")
-        # shapes are wanted before the output exists: resolve against a stand-in that accepts any
         shapes = tuple(self._tensors[t].shape for t in inputs)
         output, slots = _shapes(where, kind, shapes, attrs)
         if params is None:
@@ -80,11 +79,11 @@ class NetworkBuilder:
         made = [Tensor(f"{name}.out", output)]
         for slot, tensor in chosen.items():
             if slot not in slots:
-                raise NetworkError(f"{where}: parameter slot {slot!r} is unknown to {kind}{near(slot, slots)}")
+                raise OpError(f"{where}: parameter slot {slot!r} is unknown to {kind}{near(slot, slots)}")
             made.append(Tensor(tensor, slots[slot], "parameter"))
         for slot in sorted(definition.required_params(definition.complete_attrs(attrs))):
             if slot not in chosen:
-                raise NetworkError(f"{where}: parameter {slot!r} is missing; {kind} needs it")
+                raise OpError(f"{where}: parameter {slot!r} of shape {slots[slot]} is missing; {kind} needs it")
         for tensor_made in made:
             self._add(tensor_made)
         self._ops[name] = Op(name, kind, inputs, f"{name}.out", chosen, attrs)
@@ -178,14 +177,14 @@ def _shapes(
     try:
         if len(inputs) < low or (high is not None and len(inputs) > high):
             wanted = f"{low}" if low == high else f"{low} or more" if high is None else f"{low} to {high}"
-            raise NetworkError(f"{len(inputs)} inputs given, {kind} takes {wanted}")
+            raise OpError(f"{len(inputs)} inputs given, {kind} takes {wanted}")
         full = definition.complete_attrs(attrs)
         output = definition.output_shape(full, inputs)
         if any(n < 1 for n in output):
-            raise NetworkError(f"inputs {list(inputs)} are too small: the output would have shape {output}")
+            raise OpError(f"inputs {list(inputs)} are too small: the output would have shape {output}")
         return output, definition.param_shapes(full, inputs)
-    except NetworkError as error:
-        raise type(error)(f"{where} ({kind}): {error}") from None
+    except OpError as error:
+        raise OpError(f"{where} ({kind}): {error}") from None
 
 
 def init_parameters(network: Network, seed: int = 0) -> dict[str, FloatArray]:
