@@ -8,8 +8,8 @@ TORCH ?= torch==2.13.0
 JOBS ?= 2
 PYTEST_ARGS ?=
 
-DEMO  := .venv-demo
-TEST  := .venv-test
+DEMO := .venv-demo
+TEST := .venv-test
 WITH_TORCH := .venv-torch
 PIP := -m pip --disable-pip-version-check install --quiet
 
@@ -62,7 +62,9 @@ test-torch: $(WITH_TORCH)/made.stamp
 	HYPOTHESIS_PROFILE=ci $(WITH_TORCH)/bin/python -m pytest -n $(JOBS) tests/torch $(PYTEST_ARGS)
 
 bench: $(WITH_TORCH)/made.stamp
-	$(WITH_TORCH)/bin/python -m benchmarks
+	@failed=; for script in benchmarks/[a-z]*.py; do \
+	  echo "== $$script"; $(WITH_TORCH)/bin/python $$script || failed="$$failed $$script"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 property: $(TEST)/made.stamp
 	HYPOTHESIS_PROFILE=nightly $(TEST)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
