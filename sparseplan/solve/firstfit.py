@@ -57,6 +57,17 @@ class Block:
         function.at(total, self.owner, column)
         return total
 
+    def compressed(self) -> Block:
+        """The same block on a time axis that has one step for each maximal live set.
+
+        What meets whom stays as it is, and a rectangle that is live at all those steps is live as long as matters.
+        """
+        starts = np.unique(self.start)
+        # The live set is maximal at the last start before some stop.
+        steps = np.unique(starts[np.searchsorted(starts, np.unique(self.stop), side="left") - 1])
+        start, stop = np.searchsorted(steps, self.start), np.searchsorted(steps, self.stop)
+        return Block(self.owner, self.offset, self.size, start, stop, self.count)
+
     def height(self) -> Ints:
         """Units from each group's base to the top of its highest rectangle."""
         return self.reduce(np.maximum, self.offset + self.size, 0)
@@ -67,11 +78,9 @@ def sections(block: Block) -> Iterator[tuple[tuple[int, int, int], ...]]:
 
     Neighbours of one group are joined, also over holes that nothing else live there could fit.
     """
-    starts = np.unique(block.start)
-    # The live set is maximal at the last start before some stop.
-    steps = np.unique(starts[np.searchsorted(starts, np.unique(block.stop), side="left") - 1])
+    block = block.compressed()
     seen: set[tuple[tuple[int, int, int], ...]] = set()
-    for step in steps.tolist():
+    for step in range(int(block.stop.max())):
         live = np.flatnonzero((block.start <= step) & (step < block.stop))
         spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
         columns = (block.owner[live], block.offset[live], block.size[live])

@@ -16,24 +16,17 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-from ortools.sat.python import cp_model
 
 from sparseplan.errors import InternalError, ProblemError
-from sparseplan.solve import cpsat
 from sparseplan.solve.cpsat import Clock, Limits
-from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, orders, sections, widest_hole
+from sparseplan.solve.exactfit import PlacementStatus, decide
+from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, sections, widest_hole
 from sparseplan.units import align_up
-
-PlacementStatus = Literal["PLACED", "IMPOSSIBLE", "UNKNOWN"]
 
 # Changed orders that first-fit tries before exact search: well under a second for 500 groups.
 _TRIALS = 60
-# Deterministic seconds (each about 15 of wall clock here) of every search in the first round, doubled in each later
-# one: the instances that fall at all mostly fall to some order within a fifth of a second.
-_FIRST_WORK = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +146,15 @@ def place_min(
         return Placement("IMPOSSIBLE", (), 0, "live bytes", clock.elapsed()), bound
     best = task.quick(clock)
     ceiling = best.peak if capacity is None else min(best.peak, capacity + 1)
-    # Each round goes through the capacities that are still open with twice the work of the round before.
-    work = 24 * _FIRST_WORK  # two rounds of exact search
+    rounds = range(2)
     while bound < ceiling and not clock.passed():
-        # Capacities below this one resisted this round, though nothing is proven of them.
+        # Capacities below this one resisted these rounds of search, though nothing is proven of them.
         floor = bound
         while floor < ceiling and not clock.passed():
             trial = floor if floor == bound else task.attainable((floor + ceiling) // 2)
             if trial >= ceiling:
                 trial = floor
-            answer = _Search(task, trial, clock, work, trials=0).run()
+            answer = _Search(task, trial, clock, rounds, trials=0).run()
             if answer.status == "PLACED":
                 best = answer
                 ceiling = answer.peak
@@ -170,7 +162,7 @@ def place_min(
                 bound = floor = task.attainable(trial + 1)
             else:
                 floor = task.attainable(trial + 1)
-        work *= 2
+        rounds = range(rounds.stop, rounds.stop + 1)
     if capacity is not None and best.peak > capacity:
         status: PlacementStatus = "IMPOSSIBLE" if bound > capacity else "UNKNOWN"
         best = _Answer(status, method=best.method)
@@ -270,7 +262,7 @@ class _Search:
     task: _Task
     capacity: int
     clock: Clock
-    work: float = math.inf  # deterministic seconds for each part that needs exact search
+    rounds: range | None = None  # of exact search; None for all it takes
     trials: int = _TRIALS
     methods: list[str] = field(default_factory=list)
 
@@ -329,7 +321,7 @@ class _Search:
         have done no harm at the very top.
         """
         task = self.task
-        block = task.block.subset(part)
+        block = task.block.subset(part).compressed()
         begin, end = int(block.start.min()), int(block.stop.max())
         count = np.bincount(block.owner, minlength=block.count)
         hole = widest_hole(block)
@@ -348,7 +340,7 @@ class _Search:
 
     def leaf(self, groups: list[int], floor: int, base: Ints) -> PlacementStatus:
         """Place groups that cannot be split further: first-fit, then exact search."""
-        block = self.task.block.subset(groups)
+        block = self.task.block.subset(groups).compressed()
         top = self.task.top(self.capacity)[groups] - floor
         if int(top.min()) < 0:
             self.methods.append("live bytes")
@@ -360,82 +352,8 @@ class _Search:
                 return "PLACED"
             if self.clock.passed():
                 return "UNKNOWN"
-        status, method, placed = _exact(block, top, self.clock, self.work)
-        self.methods.append(method)
-        if status == "PLACED":
-            base[groups] = np.array(placed, dtype=np.int64) + floor
-        return status
-
-
-# Those that solved most of the instances soonest come first.
-_SEARCHED = ("overlaps", "area", "stop", "longest-lived", "crowded", "start", "size")
-_FIXED = {"search_branching": cp_model.FIXED_SEARCH, "linearization_level": 0}
-_PACKING = {
-    "linearization_level": 0,
-    "use_energetic_reasoning_in_no_overlap_2d": True,
-    "use_area_energetic_reasoning_in_no_overlap_2d": True,
-}
-
-
-def _exact(block: Block, top: Ints, clock: Clock, work: float) -> tuple[PlacementStatus, str, tuple[int, ...]]:
-    """Decide by CP-SAT: every static order in turn, then a packing proof, with limits that double each round."""
-    known = orders(block)
-    base = _stacking(block, top)
-    models: dict[str, cp_model.CpModel] = {}
-    spent, grant = 0.0, _FIRST_WORK
-    while True:
-        for name in (*_SEARCHED, "packing"):
-            left = clock.left(work=max(0.0, min(grant, work - spent)))
-            if left.seconds == 0 or left.work == 0:
-                return "UNKNOWN", "limits", ()
-            if name not in models:
-                models[name] = _packing(block, top) if name == "packing" else _ordered(base, known[name])
-            outcome = cpsat.solve(models[name], left, parameters=_PACKING if name == "packing" else _FIXED)
-            clock.spend(outcome.work)
-            spent += outcome.work
-            if outcome.solved:
-                return "PLACED", f"CP-SAT, {name}", outcome.values[: block.count]
-            if outcome.status == "INFEASIBLE":
-                return "IMPOSSIBLE", f"CP-SAT, {name}", ()
-        grant *= 2
-
-
-def _bases(model: cp_model.CpModel, top: Ints) -> list[cp_model.IntVar]:
-    return [model.new_int_var(0, highest, f"base{g}") for g, highest in enumerate(top.tolist())]
-
-
-def _stacking(block: Block, top: Ints) -> cp_model.CpModel:
-    """One no-overlap of offsets a section. The first variables are the bases, by group; there are no others."""
-    model = cp_model.CpModel()
-    base = _bases(model, top)
-    spans: dict[tuple[int, int, int], cp_model.IntervalVar] = {}
-    for section in sections(block):
-        if len({g for g, _, _ in section}) < 2:
-            continue
-        for span in section:
-            if span not in spans:
-                g, offset, size = span
-                spans[span] = model.new_fixed_size_interval_var(base[g] + offset, size, f"span{g}+{offset}:{size}")
-        model.add_no_overlap([spans[span] for span in section])
-    return model
-
-
-def _ordered(stacking: cp_model.CpModel, order: Sequence[int]) -> cp_model.CpModel:
-    """Groups settle lowest first, the earliest in ``order`` breaking ties."""
-    model = stacking.clone()
-    base = [model.get_int_var_from_proto_index(g) for g in order]
-    model.add_decision_strategy(base, cp_model.CHOOSE_LOWEST_MIN, cp_model.SELECT_MIN_VALUE)
-    return model
-
-
-def _packing(block: Block, top: Ints) -> cp_model.CpModel:
-    """All rectangles in one no-overlap of steps × offsets: stronger proofs that nothing fits."""
-    model = cp_model.CpModel()
-    base = _bases(model, top)
-    steps, offsets = [], []
-    columns = (block.owner, block.offset, block.size, block.start, block.stop)
-    for g, offset, size, start, stop in zip(*(c.tolist() for c in columns), strict=True):
-        steps.append(model.new_fixed_size_interval_var(start, stop - start, "steps"))
-        offsets.append(model.new_fixed_size_interval_var(base[g] + offset, size, "offsets"))
-    model.add_no_overlap_2d(steps, offsets)
-    return model
+        decision = decide(block, top, self.clock, self.rounds)
+        self.methods.append(decision.method)
+        if decision.status == "PLACED":
+            base[groups] = decision.base + floor
+        return decision.status
