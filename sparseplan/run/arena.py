@@ -9,6 +9,7 @@ as it was before.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,7 @@ class Arena:
         values, buffers: of the plan.
         sizes: bytes of each level; a buffer beyond them is an error.
         steps: of the plan, for names in messages and to know what is overwritten in place.
+        split: whether kernels take a concat's channels from where its parts lie; else they must adjoin.
 
     Raises:
         PlanError: buffers that are incomplete, inconsistent or beyond the claimed bytes; later,
@@ -103,8 +105,9 @@ class Arena:
         buffers: Iterable[PlacedBuffer],
         sizes: Mapping[str, int],
         steps: Sequence[Step],
+        split: bool,
     ) -> None:
-        self.values, self.steps = values, steps
+        self.values, self.steps, self._split = values, steps, split
         self.levels = {level: Memory(level, size) for level, size in sizes.items()}
         self._number = {name: i + 1 for i, name in enumerate(values)}
         self._names = ("nothing", *values)
@@ -229,12 +232,42 @@ class Arena:
         return self._get(place, value.dtype, value.shape, value.scale).copy()
 
     def reader(self, arg: Arg) -> Read:
-        """See execute.Storage; float32 arguments are views of the arena."""
-        place = self._place(arg.spans)
+        """See execute.Storage; float32 arguments are views of the arena where their parts adjoin."""
         scale = self.values[arg.spans[0].value].scale
-        if bytes_of(int(np.prod(arg.shape)), arg.dtype) > place.hi - place.lo:
+        if self._split and len(arg.spans) > 1 and (arg.shape[0] > 1 or not self._adjoin(arg.spans)):
+            return self._gather(arg, scale)
+        place = self._place(arg.spans)
+        if bytes_of(math.prod(arg.shape), arg.dtype) > place.hi - place.lo:
             raise PlanError(f"{arg.tag} of shape {arg.shape} does not fit its {place.hi - place.lo} bytes")
         return lambda: self._get(place, arg.dtype, arg.shape, scale)
+
+    def _adjoin(self, spans: tuple[Span, ...]) -> bool:
+        homes = [self._base.get(s.value, ("", 0)) for s in spans]
+        return all(
+            a[0] == b[0] and a[1] + s.hi == b[1] + t.lo
+            for (a, s), (b, t) in itertools.pairwise(zip(homes, spans, strict=True))
+        )
+
+    def _gather(self, arg: Arg, scale: float | None) -> Read:
+        """A concat read where its parts lie: each sample's parts, one after the other."""
+        batch = arg.shape[0]
+        left = math.prod(arg.shape[1:])
+        parts: list[tuple[Place, tuple[int, int]]] = []
+        for s in arg.spans:
+            take = min(left, math.prod(self.values[s.value].shape) // batch)
+            place = self._place((s,))
+            if bytes_of(batch * take, arg.dtype) > place.hi - place.lo:
+                raise PlanError(f"{arg.tag}: {take} elements of {s.value!r} do not fit {place.hi - place.lo} bytes")
+            parts.append((place, (batch, take)))
+            left -= take
+        if left:
+            raise PlanError(f"{arg.tag} of shape {arg.shape} is {left} elements larger than its parts")
+
+        def read() -> Array:
+            found = [self._get(place, arg.dtype, shape, scale) for place, shape in parts]
+            return np.concatenate(found, axis=1).reshape(arg.shape)
+
+        return read
 
     def writer(self, arg: Arg) -> Write:
         """See execute.Storage."""
@@ -244,7 +277,7 @@ class Arena:
             raise PlanError(f"{value.name!r} is written, but lies in {place.memory.level}, which is read-only")
 
         def write(array: Array) -> Array:
-            if array.size != int(np.prod(arg.shape)):
+            if array.size != math.prod(arg.shape):
                 raise PlanError(f"{self._where()}: the kernel made shape {array.shape}, planned {arg.shape}")
             if arg.add:
                 array = self._get(place, arg.dtype, array.shape, value.scale) + array
@@ -280,8 +313,10 @@ class Arena:
                     f"{self._where()} reads {self._names[number]!r} at {place.memory.level} [{lo}, {hi}), "
                     f"which holds {'freed or unwritten bytes' if found == 'nothing' else repr(found)}"
                 )
-        size = bytes_of(int(np.prod(shape)), dtype)
+        size = bytes_of(math.prod(shape), dtype)
         stored = place.memory.bytes[place.lo : place.lo + size].view(numpy_dtype(dtype))
+        if not stored.flags.aligned:
+            stored = stored.copy()  # NumPy sums unaligned arrays in another order
         return decode(stored, dtype, shape, scale)
 
     def _put(self, place: Place, data: Array) -> None:

@@ -32,9 +32,13 @@ class ArrayStore:
                 self.values[name] = np.zeros(v.shape, np.float32)
 
     def put(self, name: str, array: Array) -> None:
-        """Store a value from outside, as it comes back from the type it is stored in."""
-        info = self._infos[name]
-        self.values[name] = rounded(array, info.dtype, info.scale)
+        """Store a value from outside, as it comes back from the type it is stored in.
+
+        One that no step reads is dropped.
+        """
+        info = self._infos.get(name)
+        if info is not None:
+            self.values[name] = rounded(array, info.dtype, info.scale)
 
     def take(self, role: str) -> dict[str, Array]:
         """Remove all values of a role and return them by the tensor they belong to."""

@@ -130,7 +130,9 @@ def run(
     result = task.execute(plan.buffers, claimed)
     arena, faults = result.arena, list(result.faults)
     if guard_bytes:
-        buffers, sizes = spread(plan.buffers, plan.steps, guard_bytes, options.alignment)
+        buffers, sizes = spread(
+            plan.buffers, plan.steps, guard_bytes, options.alignment, split=options.concat == "split"
+        )
         again = task.execute(buffers, sizes)
         faults += [f"with guard zones: {f}" for f in again.faults]
         if not faults and (_difference(result.outcome, again.outcome) != (0.0, 0.0, True)):
@@ -220,7 +222,7 @@ class _Task:
     # -- in the arena ---------------------------------------------------------------------------
     def execute(self, buffers: Iterable[PlacedBuffer], sizes: Mapping[str, int]) -> _Execution:
         steps = self.plan.steps
-        arena = Arena(self.values, buffers, sizes, steps)
+        arena = Arena(self.values, buffers, sizes, steps, split=self.options.concat == "split")
         clock = Clock(self.optimizer.lr, samples=self.samples if self.accumulate else 1)
         executor = Executor(infos(self.network), self.options, self.optimizer, clock)
         for v in self.plan.values:

@@ -10,20 +10,20 @@ from sparseplan.units import align_up
 
 
 def spread(
-    buffers: Sequence[PlacedBuffer], steps: Sequence[Step], guard: int, alignment: int
+    buffers: Sequence[PlacedBuffer], steps: Sequence[Step], guard: int, alignment: int, split: bool = False
 ) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
     """The same buffers with at least ``guard`` bytes (aligned up) between any two that coexist.
 
     Buffers keep their order in memory: new offsets are longest paths over "lies above, at the
-    same time". Buffers that one argument reads as a whole, pieces of one value, and values that
-    overwrite one another stay where they are relative to each other; a hole among them that is
-    too narrow keeps what lies in it without a guard.
+    same time". Pieces of one value, values that overwrite one another and, unless ``split``, parts
+    that one argument reads as a whole stay where they are relative to each other; a hole among
+    them that is too narrow keeps what lies in it without a guard.
 
     Returns:
         The buffers, and the bytes that each level then takes.
     """
     guard = align_up(guard, alignment)
-    group = _groups(buffers, steps)
+    group = _groups(buffers, steps, split)
     base: dict[int, int] = {}
     for b, g in zip(buffers, group, strict=True):
         base[g] = min(b.offset, base.get(g, b.offset))
@@ -47,7 +47,7 @@ def spread(
     return moved, sizes
 
 
-def _groups(buffers: Sequence[PlacedBuffer], steps: Sequence[Step]) -> list[int]:
+def _groups(buffers: Sequence[PlacedBuffer], steps: Sequence[Step], split: bool) -> list[int]:
     """A number for each buffer, equal where their relative offsets must stay."""
     parent: dict[str, str] = {b.value: b.value for b in buffers}
 
@@ -60,7 +60,7 @@ def _groups(buffers: Sequence[PlacedBuffer], steps: Sequence[Step]) -> list[int]
     home = {b.value: b.offset - b.lo for b in buffers}
     for step in steps:
         for arg in (*step.reads, *step.writes):
-            for s in arg.spans[1:]:
+            for s in () if split else arg.spans[1:]:
                 parent[find(s.value)] = find(arg.spans[0].value)
         for y, x in step.inplace:
             if y in home and x in home and home[y] == home[x]:

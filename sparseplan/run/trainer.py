@@ -116,7 +116,6 @@ class Trainer:
         for name, array in stored_parameters(network, params, options).items():
             self.store.values[name] = array.copy()
         executor = Executor(infos(network), options, settings.rule(), self.clock)
-        self._inputs = [name for name in network.inputs if name in schedule.values]
         self._step = Program(schedule, executor, self.store, lambda s: True)
         self._gradients = Program(schedule, executor, self.store, lambda s: s.kind != "update")
 
@@ -134,7 +133,7 @@ class Trainer:
         return loss, self.store.take("parameter gradient")
 
     def _load(self, x: Mapping[str, Array], target: Array) -> None:
-        for name in self._inputs:
+        for name in self.network.inputs:
             self.store.put(name, x[name])
         self.store.put(TARGET, target)
 
