@@ -1,5 +1,56 @@
-"""Exact plans for fine-tuning neural networks inside a microcontroller's memory."""
+"""Exact plans for fine-tuning neural networks inside a microcontroller's memory.
+
+>>> import sparseplan as sp
+>>> plan = sp.plan(sp.zoo.upydnet(), device="gap9", l2="600kB")
+>>> sp.verify(plan.problem, plan)
+()
+"""
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+from sparseplan import importers, tasks, value, zoo
+from sparseplan.api import network, plan, problem, read_values
+from sparseplan.builder import NetworkBuilder, init_parameters
+from sparseplan.device import Device, load_device
+from sparseplan.errors import SparseplanError
+from sparseplan.network import Network, Op, Tensor
+from sparseplan.plan import Plan
+from sparseplan.planfile import read_plan, write_plan
+from sparseplan.problem import Problem
+from sparseplan.report import describe, figure, save_figure
+from sparseplan.run import run
+from sparseplan.steps import TrainingOptions, UpdateSet
+from sparseplan.verify import Violation, verify
+from sparseplan.version import __version__
+
+__all__ = [
+    "Device",
+    "Network",
+    "NetworkBuilder",
+    "Op",
+    "Plan",
+    "Problem",
+    "SparseplanError",
+    "Tensor",
+    "TrainingOptions",
+    "UpdateSet",
+    "Violation",
+    "__version__",
+    "describe",
+    "figure",
+    "importers",
+    "init_parameters",
+    "load_device",
+    "network",
+    "plan",
+    "problem",
+    "read_plan",
+    "read_values",
+    "run",
+    "save_figure",
+    "tasks",
+    "value",
+    "verify",
+    "write_plan",
+    "zoo",
+]

@@ -120,7 +120,7 @@ def problem(
 ) -> Problem:
     """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
     found = network(net)
-    target = custom(l1=l1, l2=l2) if device is None else load_device(device).with_budget(l1=l1, l2=l2)
+    target = custom(l1=l1, l2=l2) if device is None else load_device(_device(device)).with_budget(l1=l1, l2=l2)
     if alignment is not None:
         target = target.with_budget(alignment=alignment)
     level = _FROZEN.get(str(frozen).lower())
@@ -135,6 +135,10 @@ def problem(
     choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions)
     given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
     return Problem(found, target, options, choices, least, resolve_values(found, choices, given), max_macs)
+
+
+def _device(device: Device | str | os.PathLike[str]) -> Device | str | Path:
+    return device if isinstance(device, (Device, str)) else Path(device)
 
 
 def _texts(patterns: Sequence[str] | str) -> tuple[str, ...]:

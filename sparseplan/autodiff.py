@@ -282,7 +282,7 @@ class _Walk:
         stored = self.options.dtype if dtype == "data" else dtype
         self.value(TARGET, "target", self.batched(shape), stored, TARGET)
         target = MaybeArg("target", self.batched(shape), stored, whole(TARGET, self.padded(TARGET)))
-        writes, pairs = self.gradient_writes("dy", self.loss_output, partial=False, when=None, over=None)
+        writes, pairs = self.gradient_writes("dy", self.loss_output, partial=False, over=None)
         output = self.arg("y", self.loss_output)
         roots = self.spans[self.loss_output]
         if len(roots) == 1 and self.up.get(roots[0][0], NEVER) != NEVER:
@@ -294,7 +294,7 @@ class _Walk:
         )
 
     def gradient_writes(
-        self, tag: str, tensor: str, partial: bool, when: int | None, over: str | None
+        self, tag: str, tensor: str, partial: bool, over: str | None
     ) -> tuple[list[MaybeArg], list[tuple[str, str]]]:
         """Arguments that write (or add to) the gradients of a tensor's parts."""
         shape = self.network.tensor[tensor].shape
@@ -306,24 +306,21 @@ class _Walk:
         for root, _, _ in roots:
             elements = self.network.tensor[root].elements
             flow = self.up.get(root, NEVER)
-            exists = flow if partial or when is None else when
             if flow != NEVER:
                 name = self.grad(root)
                 add = root in self.grad_written
                 self.grad_written.add(root)
-                if add:
-                    exists = flow  # nothing to add to where it does not flow
-                span = (MaybeSpan(name, 0, self.padded(name), exists),)
+                span = (MaybeSpan(name, 0, self.padded(name), flow),)
                 if len(roots) == 1:
                     writes.append(MaybeArg(tag, self.batched(shape), self.options.dtype, span, add=add))
                     if over is not None and not add and self.same_storage(name, over):
                         pairs.append((name, over))
                 elif partial and elements % row == 0 and start % row == 0:
                     part = (start // row, (start + elements) // row)
-                    writes.append(MaybeArg(tag, (1, part[1] - part[0], *shape[1:]), self.options.dtype, span,
+                    writes.append(MaybeArg(tag, self.batched((part[1] - part[0], *shape[1:])), self.options.dtype, span,
                                            channels=part, add=add))  # fmt: skip
                 else:
-                    writes.append(MaybeArg(tag, (1, elements), self.options.dtype, span,
+                    writes.append(MaybeArg(tag, self.batched((elements,)), self.options.dtype, span,
                                            channels=(start, start + elements), add=add))  # fmt: skip
             start += elements
         return writes, pairs
@@ -410,7 +407,7 @@ class _Walk:
         reads = self.saved_args(op, info, f"x{slot}", d.needs_for_input(info, slot), when, None)
         dy = self.dy_arg(op)
         over = dy.spans[0].value if d.inplace_grad(info, slot) else None
-        writes, pairs = self.gradient_writes("dx", tensor, d.partial_input, when, over)
+        writes, pairs = self.gradient_writes("dx", tensor, d.partial_input, over)
         total = d.macs(info, f"x{slot}") * self.options.batch
         extent = self.network.tensor[tensor].shape[0]
         partial = d.partial_input and all(w.channels for w in writes) and len(self.spans[tensor]) > 1

@@ -1,9 +1,10 @@
-"""Which tensors share bytes: views, and concats whose parts lie side by side.
+"""Which tensors share bytes: views, and concats that are read where their parts lie.
 
 ``spans[t]`` gives the root values that hold tensor ``t``: itself, the root behind a reshape, or
-the parts of a free concat in order. A concat is free (it costs no step and no bytes) when its
-parts can adjoin: batch 1, along the leading axis, sizes that keep every part aligned, one place
-for each part.
+the parts of a free concat in order. A concat along the leading axis is free (it costs no step and
+no bytes) where kernels take channels from several places (``concat="split"``). Where they need
+one contiguous input (``"adjoin"``) its parts must be laid side by side: batch 1, sizes that keep
+every part aligned, one place for each part; a concat that cannot be is copied.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Composites:
         self._bound = set(self._place)
 
     def free(self, op: Op) -> bool:
-        """Whether an op costs nothing: a view, or a concat whose parts adjoin."""
+        """Whether an op costs nothing: a view, or a concat that is read where its parts lie."""
         return op.name in self._free
 
     def groups(self) -> tuple[tuple[tuple[str, int], ...], ...]:
@@ -80,7 +81,11 @@ class Composites:
         names = [name for name, _, _ in parts]
         axis = self.infos[op.name].attrs.get("axis", 0)
         storage = {(self._dtype(n), self.network.tensor[n].scale) for n in names}
-        if axis != 0 or self.options.batch != 1 or len(set(names)) != len(names) or len(storage) != 1:
+        if axis != 0 or len(set(names)) != len(names) or len(storage) != 1:
+            return False
+        if self.options.concat == "split":
+            return True
+        if self.options.batch != 1:
             return False
         if any(size % self.options.alignment for _, _, size in parts[:-1]):
             return False

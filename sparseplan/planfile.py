@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sparseplan import __version__
+from sparseplan.version import __version__
 from sparseplan.atomic import write_text
 from sparseplan.device import Device, DmaRate, Level, MacRate
 from sparseplan.errors import PlanError, SparseplanError

@@ -40,6 +40,9 @@ class TrainingOptions:
             ``accumulate`` (gradients are summed over many runs of the schedule; updates at the end).
         frozen: level where parameters that are not updated live: ``L2``, ``L3`` or ``flash``.
         alignment: of every buffer in main memory, bytes, a power of two.
+        concat: ``split`` (kernels take the channels of a concat from where its parts lie; a tile's
+            DMA or a table of channel pointers does that) or ``adjoin`` (kernels need one contiguous
+            input, so the parts are laid side by side, or copied where they cannot be).
         loss, loss_attrs: the loss on the network's first output.
     """
 
@@ -51,6 +54,7 @@ class TrainingOptions:
     alignment: int = 1
     loss: str = "l1"
     loss_attrs: Mapping[str, Any] = field(default_factory=dict)
+    concat: str = "split"
 
     def __post_init__(self) -> None:
         if self.dtype not in TRAINABLE:
@@ -63,6 +67,8 @@ class TrainingOptions:
             raise ProblemError(f"gradients={self.gradients!r} must be fused or accumulate")
         if self.frozen not in ("L2", "L3", "flash"):
             raise ProblemError(f"frozen={self.frozen!r} must be L2, L3 or flash")
+        if self.concat not in ("split", "adjoin"):
+            raise ProblemError(f"concat={self.concat!r} must be split or adjoin")
         a = self.alignment
         if isinstance(a, bool) or not isinstance(a, int) or a < 1 or a & (a - 1):
             raise ProblemError(f"alignment={a!r} must be a power of two, at least 1")
@@ -76,7 +82,7 @@ class TrainingOptions:
         return (
             TrainingOptions,
             (self.dtype, self.batch, self.optimizer, self.gradients, self.frozen, self.alignment, self.loss,
-             dict(self.loss_attrs)),
+             dict(self.loss_attrs), self.concat),
         )  # fmt: skip
 
 

@@ -1,9 +1,10 @@
 """Problem -> Plan: tiles, selection, placement, and the proof that ties them together.
 
 Live bytes are a relaxation of placed bytes. So when the selection's optimum can be placed within
-the budget it is the true optimum. When a placement is proven impossible, that set of decisions is
-excluded and the selection is asked again; when a placement is merely not found, the same is done
-and the bound remembers that something better may exist.
+the budget it is the true optimum. Where it cannot (or a bounded search does not find how), a plan
+is first sought with the budget tightened by what was missing; then the decisions that are worth
+more than that plan are tried one after the other at the full budget. Those proven impossible
+leave the bound as it is; those merely not placed stay in the bound.
 """
 
 from __future__ import annotations
@@ -40,6 +41,21 @@ class Candidate:
     bound: int
 
 
+@dataclass(frozen=True)
+class Found:
+    """A placed candidate with the selection that it answers."""
+
+    candidate: Candidate
+    selection: Selection
+    objective: float
+
+
+#: sets of decisions tried before the search gives up with what it has
+MOST_ATTEMPTS = 200
+#: deterministic seconds of the search for one placement; such searches succeed early or hardly ever
+PLACING_WORK = 10.0
+
+
 def solve(problem: Problem, limits: Limits | None = None, progress: Progress | None = None) -> Plan:
     """The best plan for a problem, with its proof.
 
@@ -60,69 +76,84 @@ class _Pipeline:
         problem = self.problem
         self.graph: TrainingGraph = trace(problem.network, problem.options, problem.choices)
         self.tiling = Tiling(problem.device, self.graph)
-        self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} without a tile")
-        program = Program(problem, self.graph, self.tiling.forbidden())
+        self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
+        program = self.program = Program(problem, self.graph, self.tiling.forbidden())
         capacity = problem.capacity(MAIN)
-        unproven = -math.inf
-        while True:
-            selection = program.select(self.clock.left())
+        best: Found | None = None
+        doubt = -math.inf  # the most value among decisions that were neither placed nor proven impossible
+        margin = 0
+        for _ in range(MOST_ATTEMPTS):
+            selection = program.select(self.clock.left(), margin, None if best is None else best.objective)
+            if selection.decisions is None and margin:  # nothing fits the tightened budget: on with the full one
+                margin = 0
+                continue
             if selection.decisions is None:
-                if selection.status == "INFEASIBLE" and unproven == -math.inf:
-                    return self.infeasible(program)
-                bound = max(unproven, math.inf if selection.status != "INFEASIBLE" else unproven)
-                return self.answer("UNKNOWN", None, selection, bound, program)
+                if selection.status == "INFEASIBLE":  # nothing (better) is left
+                    if best is None and doubt == -math.inf:
+                        return self.infeasible()
+                    return self.answer(best, doubt)
+                break
             objective = problem.worth(selection.decisions.update)
-            self.progress(f"value {objective:g} ({selection.status}); placing")
+            self.progress(f"value {objective:g} ({selection.status}) in live bytes; placing")
             candidate = self.place(selection.decisions, capacity)
             placed = candidate.placement.status == "PLACED"
             if placed and (capacity is None or candidate.placement.peak <= capacity):
-                bound = max(selection.bound, unproven)
-                optimal = selection.status == "OPTIMAL" and bound <= objective + program.resolution
-                return self.answer("OPTIMAL" if optimal else "FEASIBLE", candidate, selection, bound, program)
-            if capacity is None or candidate.bound <= capacity:
-                # neither placed nor proven impossible: what is excluded now may have been the best
-                unproven = max(unproven, selection.bound)
-            self.progress("not placed within the budget; asking for the next best")
-            program.exclude(selection.decisions)
+                found = Found(candidate, selection, objective)
+                if margin == 0:  # nothing within the full budget is worth more, save what is in doubt
+                    return self.answer(found, max(doubt, selection.bound))
+                best, margin = found, 0
+                self.progress(f"placed value {objective:g}; looking for better")
+                continue
+            if margin == 0:
+                proven = capacity is not None and candidate.bound > capacity
+                self.progress("impossible to place" if proven else "not placed within the search's limits")
+                if not proven:
+                    doubt = max(doubt, selection.bound)
+                program.exclude(selection.decisions)
+            if best is None and capacity is not None:
+                margin = max(2 * margin, candidate.placement.peak - capacity, capacity >> 9)
             if self.clock.passed():
-                return self.answer("UNKNOWN", None, selection, max(unproven, selection.bound), program)
+                break
+        # cut short: what the relaxation proves still holds
+        return self.answer(best, max(doubt, program.best_bound))
 
     # -- one set of decisions -------------------------------------------------------------------
     def place(self, decisions: Decisions, capacity: int | None) -> Candidate:
         """Lifetimes and offsets for given decisions."""
         schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
         memory = analyse(schedule)
-        limits = self.clock.left()
+        limits = self.clock.left(work=PLACING_WORK)
         placement, bound = place_min(groups_of(memory), self.problem.options.alignment, limits, capacity)
         return Candidate(decisions, schedule, memory, placement, bound)
 
-    def answer(
-        self, status: str, candidate: Candidate | None, selection: Selection, bound: float, program: Program
-    ) -> Plan:
+    def answer(self, found: Found | None, bound: float) -> Plan:
+        """The plan for what was found; nothing else has more value than ``bound``."""
         seconds = time.perf_counter() - self.began
-        if candidate is None:
-            return Plan(self.problem, "UNKNOWN", -math.inf, bound, program.resolution, seed=self.limits.seed,
+        resolution = self.program.resolution
+        if found is None:
+            return Plan(self.problem, "UNKNOWN", -math.inf, bound, resolution, seed=self.limits.seed,
                         solve_seconds=seconds)  # fmt: skip
+        candidate, selection = found.candidate, found.selection
         buffers, peaks = placed_buffers(candidate.memory, candidate.placement)
         schedule = candidate.schedule
-        objective = self.problem.worth(candidate.decisions.update)
         bounds = {level: candidate.memory.peak(level) for level in peaks}
         bounds[MAIN] = max(bounds[MAIN], candidate.bound)
         tiles = self.tiling.tiles(schedule)
         if tiles:
             peaks["L1"] = bounds["L1"] = max(t.l1_bytes for t in tiles)
+        bound = max(bound, found.objective)
         return Plan(
-            self.problem, status, objective, max(bound, objective), program.resolution,  # type: ignore[arg-type]
-            update={p: r for p, (r, _) in schedule.update.items()}, picks=schedule.picks, steps=schedule.steps,
-            values=tuple(schedule.values.values()), buffers=buffers, tiles=tiles, peak_bytes=peaks,
-            lower_bound_bytes=bounds, macs=schedule.macs, ties=selection.ties, method=candidate.placement.method,
-            seed=self.limits.seed, solve_seconds=seconds,
+            self.problem, "OPTIMAL" if bound <= found.objective + resolution else "FEASIBLE", found.objective, bound,
+            resolution, update={p: r for p, (r, _) in schedule.update.items()}, picks=schedule.picks,
+            steps=schedule.steps, values=tuple(schedule.values.values()), buffers=buffers, tiles=tiles,
+            peak_bytes=peaks, lower_bound_bytes=bounds, macs=schedule.macs, ties=selection.ties,
+            method=candidate.placement.method, seed=self.limits.seed, solve_seconds=seconds,
         )  # fmt: skip
 
     # -- why not ----------------------------------------------------------------------------------
-    def infeasible(self, program: Program) -> Plan:
+    def infeasible(self) -> Plan:
         """Name the binding level, what does not fit there, and the fewest bytes that would do."""
-        reason = self.no_tile() or self.too_many_bytes(program)
+        reason = self.no_tile() or self.too_many_bytes(self.program)
         seconds = time.perf_counter() - self.began
         return Plan(self.problem, "INFEASIBLE", -math.inf, -math.inf, reason=reason, seed=self.limits.seed,
                     solve_seconds=seconds)  # fmt: skip

@@ -72,6 +72,8 @@ class Program:
         self.macs = macs_terms(graph, self.literals)
         self.frozen = frozen_row(graph, self.literals)
         self._value()
+        #: a proven upper bound on the value of all decisions not excluded
+        self.best_bound = math.inf
 
     def _value(self) -> None:
         gains: list[tuple[int, float]] = []
@@ -130,11 +132,19 @@ class Program:
                 literals.append(options[p.options.index(decisions.picks[p.op])].Not())
         self.model.add_bool_or(literals)
 
-    def select(self, limits: Limits) -> Selection:
-        """The best decisions within all budgets."""
+    def select(self, limits: Limits, margin: int = 0, above: float | None = None) -> Selection:
+        """The best decisions within all budgets.
+
+        Args:
+            margin: bytes of main memory to leave free.
+            above: only decisions that are worth more than this.
+        """
         model = self.model.clone()
-        self.limit_bytes(model, self.problem.capacity(MAIN))
+        capacity = self.problem.capacity(MAIN)
+        self.limit_bytes(model, None if capacity is None else capacity - margin)
         self.limit_others(model)
+        if above is not None:
+            model.add(self.value >= math.floor((above + self.resolution) * self.scale) + 1)
         goals: list[tuple[str, cp_model.LinearExprT]] = [
             ("max", self.value), ("min", self.expression(self.macs)), ("min", self.peak(model)),
         ]  # fmt: skip
@@ -145,6 +155,8 @@ class Program:
             return Selection(outcomes[0].status, None, math.inf, {}, work)
         first = outcomes[0]
         bound = (first.bound if first.bound is not None else 0) / self.scale
+        if margin == 0:
+            self.best_bound = min(self.best_bound, max(bound, above if above is not None else -math.inf))
         names = ("macs", "peak")
         ties = {n: o.status for n, o in zip(names, outcomes[1:], strict=False)}
         return Selection(first.status, self.decisions(solved[-1]), bound, ties, work)

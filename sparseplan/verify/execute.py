@@ -181,7 +181,8 @@ class _Execution:
                 if lo is None:
                     continue
                 placed = Placed(arg, wanted, piece, span.value, value.level, lo)
-                if before is not None and (before.hi, before.level) != (placed.lo, placed.level):
+                contiguous = self.facts.options.concat == "adjoin"
+                if contiguous and before is not None and (before.hi, before.level) != (placed.lo, placed.level):
                     self.findings.add("stale", where, f"{what}: {before.value!r} ends at {before.hi}, {span.value!r} "
                                       f"begins at {lo}: they do not adjoin")  # fmt: skip
                 before = placed

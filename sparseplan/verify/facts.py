@@ -58,7 +58,7 @@ class Facts:
 
     # -- the graph ----------------------------------------------------------------------------
     def _roots(self, forwarded: Collection[str]) -> None:
-        """``roots[t]``: the tensors whose bytes, side by side, are tensor ``t``."""
+        """``roots[t]``: the tensors whose bytes, one after the other, are (each sample of) tensor ``t``."""
         self.roots: dict[str, tuple[str, ...]] = {t: (t,) for t in self.network.inputs}
         self.views: set[str] = set()
         for op in self.network.ops:
@@ -70,14 +70,17 @@ class Facts:
                 self.roots[op.output] = (op.output,)
 
     def _may_be_view(self, op: Op, parts: tuple[str, ...]) -> bool:
-        """Whether an op's output is its inputs' bytes side by side, whatever they hold."""
+        """Whether an op's output is its inputs' bytes, whatever they hold."""
         d = self.defs[op.name]
         if not (d.view or d.concat):
             return False
         storage = {(self.dtype(t), self.network.tensor[t].scale) for t in (*parts, op.output)}
         if len(storage) != 1 or len(set(parts)) != len(parts):
             return False
-        return d.view or (self.options.batch == 1 and self.infos[op.name].attrs.get("axis", 0) == 0)
+        if d.view:
+            return True
+        split = self.options.concat == "split"
+        return (split or self.options.batch == 1) and self.infos[op.name].attrs.get("axis", 0) == 0
 
     def _reach(self) -> None:
         wanted = set(self.roots[self.loss_output])

@@ -33,7 +33,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An argument as it must be; its pieces adjoin in order."""
+    """An argument as it must be; its pieces in order, adjoining where kernels need that."""
 
     tag: str
     shapes: tuple[tuple[tuple[int, ...], tuple[int, int] | None], ...]  # any of these (shape, channels)
@@ -290,9 +290,9 @@ class Expectations:
             flat, rows = facts.channel_range(tensor, part)
             shapes: list[tuple[tuple[int, ...], tuple[int, int] | None]] = [(facts.batched(shape), None)]
             if len(roots) > 1:
-                shapes = [((1, flat[1] - flat[0]), flat)]
+                shapes = [(facts.batched((flat[1] - flat[0],)), flat)]
                 if rows is not None:
-                    shapes.append(((1, rows[1] - rows[0], *shape[1:]), rows))
+                    shapes.append((facts.batched((rows[1] - rows[0], *shape[1:])), rows))
             size = bytes_of(facts.options.batch * facts.network.tensor[root].elements, dtype)
             piece = Piece("gradient", root, size, None, (op, slot, part))
             found.append((arg, Wanted(tag, tuple(shapes), dtype, (piece,), arg.add)))
