@@ -229,11 +229,11 @@ class Facts:
         if kind == "grad_input" and d.partial_input:
             tensor = net_op.inputs[int(target[1:])]
             roots = self.roots[tensor]
-            parts = [self.channel_range(tensor, k)[1] for k, r in enumerate(roots) if r in self.needed]
-            ranges = [p for p in parts if p is not None]
-            if len(roots) > 1 and len(ranges) == len(parts):
+            ranges = [self.channel_range(tensor, k)[1] for k in range(len(roots))]
+            if len(roots) > 1 and None not in ranges:  # parts of whole channels are computed one by one
                 extent = self.network.tensor[tensor].shape[0]
-                return sum(total * (stop - start) // extent for start, stop in ranges)
+                parts = [c for c, r in zip(ranges, roots, strict=True) if c is not None and r in self.needed]
+                return sum(total * (stop - start) // extent for start, stop in parts)
         return total
 
     def tile_space(self, op: str, pass_: str) -> TileSpace | None:
