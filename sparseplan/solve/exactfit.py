@@ -16,13 +16,13 @@ from sparseplan.solve.firstfit import Block, Ints, orders, sections
 
 PlacementStatus = Literal["PLACED", "IMPOSSIBLE", "UNKNOWN"]
 
-# Deterministic seconds (each about 15 of wall clock here) of every search in the first round, doubled in each later
-# one: the instances that fall at all mostly fall to some order within a fifth of a second.
+# Deterministic seconds (each ten or more of wall clock) of every search in the first round, doubled in each later
+# one: the instances that fall at all mostly fall to some order within a fifth of a wall-clock second.
 _FIRST_WORK = 0.01
 # The same for each span of a no-overlap: CP-SAT counts less than it works where these are many.
 _SPAN_WORK = 2e-6
 
-# The first suits training graphs, the next ones the public instances.
+# The first suits training graphs and has twice the limits of the others; the next ones suit the public instances.
 _SEARCHED = ("longest-lived", "overlaps", "area", "stop", "start", "crowded", "size")
 # Presolve costs more than it brings here: sections are maximal and distinct already.
 _FIXED = {"search_branching": cp_model.FIXED_SEARCH, "linearization_level": 0, "cp_model_presolve": False}
@@ -61,7 +61,7 @@ def decide(block: Block, top: Ints, clock: Clock, rounds: range | None = None) -
                 return Decision("UNKNOWN", "limits")
             if name not in models:
                 models[name] = _packing(block, top) if name == "packing" else _ordered(base, known[name])
-            left = clock.left(work=first * 2**number)
+            left = clock.left(work=first * 2**number * (2 if name == _SEARCHED[0] else 1))
             outcome = cpsat.solve(models[name], left, parameters=_PACKING if name == "packing" else _FIXED)
             clock.spend(outcome.work)
             if outcome.solved:

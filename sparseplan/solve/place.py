@@ -25,8 +25,8 @@ from sparseplan.solve.exactfit import PlacementStatus, decide
 from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, sections, widest_hole
 from sparseplan.units import align_up
 
-# Changed orders that first-fit tries before exact search: well under a second for 500 groups.
-_TRIALS = 60
+# Groups that first-fit places anew in changed orders before exact search is begun: some tenths of a second.
+_REFITS = 15_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +148,10 @@ def place_min(
     ceiling = best.peak if capacity is None else min(best.peak, capacity + 1)
     rounds = range(2)
     while bound < ceiling and not clock.passed():
-        # Capacities below this one resisted these rounds of search, though nothing is proven of them.
-        floor = bound
+        # Capacities below the floor resisted these rounds of search, though nothing is proven of them.
+        trial = floor = bound
         while floor < ceiling and not clock.passed():
-            trial = floor if floor == bound else task.attainable((floor + ceiling) // 2)
-            if trial >= ceiling:
-                trial = floor
-            answer = _Search(task, trial, clock, rounds, trials=0).run()
+            answer = _Search(task, trial, clock, rounds, refits=0).run()
             if answer.status == "PLACED":
                 best = answer
                 ceiling = answer.peak
@@ -162,6 +159,9 @@ def place_min(
                 bound = floor = task.attainable(trial + 1)
             else:
                 floor = task.attainable(trial + 1)
+            trial = task.attainable((floor + ceiling) // 2)
+            if trial >= ceiling:
+                trial = floor
         rounds = range(rounds.stop, rounds.stop + 1)
     if capacity is not None and best.peak > capacity:
         status: PlacementStatus = "IMPOSSIBLE" if bound > capacity else "UNKNOWN"
@@ -230,7 +230,7 @@ class _Task:
         rivals = Rivals.of(self.block)
         best = _Answer("UNKNOWN")
         far = np.full(self.block.count, 2**58)
-        for method, base in attempts(self.block, rivals, far, clock.limits.seed, _TRIALS):
+        for method, base in attempts(self.block, rivals, far, clock.limits.seed, _trials(_REFITS, self.block)):
             if best.status == "UNKNOWN" or self.peak(base) < best.peak:
                 best = _Answer("PLACED", base, self.peak(base), method)
             if best.peak <= self.bound or clock.passed():
@@ -255,6 +255,11 @@ def _joined(rows: list[tuple[int, int, int, int, int]]) -> list[tuple[int, int, 
     return joined
 
 
+def _trials(refits: int, block: Block) -> int:
+    """How many changed orders to try; few groups have few orders worth trying."""
+    return min(refits // block.count, 10 * block.count)
+
+
 @dataclass(slots=True)
 class _Search:
     """Decides whether a task fits a capacity."""
@@ -263,7 +268,7 @@ class _Search:
     capacity: int
     clock: Clock
     rounds: range | None = None  # of exact search; None for all it takes
-    trials: int = _TRIALS
+    refits: int = _REFITS
     methods: list[str] = field(default_factory=list)
 
     def run(self) -> _Answer:
@@ -345,7 +350,9 @@ class _Search:
         if int(top.min()) < 0:
             self.methods.append("live bytes")
             return "IMPOSSIBLE"
-        for method, found in attempts(block, Rivals.of(block), top, self.clock.limits.seed, self.trials):
+        for method, found in attempts(
+            block, Rivals.of(block), top, self.clock.limits.seed, _trials(self.refits, block)
+        ):
             if bool((found <= top).all()):
                 self.methods.append(method)
                 base[groups] = found + floor
