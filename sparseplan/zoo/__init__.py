@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 from sparseplan.errors import NetworkError, near
 from sparseplan.network import Network
+from sparseplan.zoo.classifiers import dscnn, mobilenetv1_025, resnet8
 from sparseplan.zoo.upydnet import upydnet
 
-NETWORKS: dict[str, Callable[[], Network]] = {"upydnet": upydnet}
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "upydnet": upydnet,
+    "resnet8": resnet8,
+    "dscnn": dscnn,
+    "mobilenetv1_025": mobilenetv1_025,
+}
 
 
 def get(name: str) -> Network:
@@ -18,4 +24,4 @@ def get(name: str) -> Network:
     return NETWORKS[name]()
 
 
-__all__ = ["NETWORKS", "get", "upydnet"]
+__all__ = ["NETWORKS", "dscnn", "get", "mobilenetv1_025", "resnet8", "upydnet"]
