@@ -242,9 +242,10 @@ class Arena:
         return lambda: self._get(place, arg.dtype, arg.shape, scale)
 
     def _adjoin(self, spans: tuple[Span, ...]) -> bool:
+        """Whether the elements of all spans lie in one piece, without padding between them."""
         homes = [self._base.get(s.value, ("", 0)) for s in spans]
         return all(
-            a[0] == b[0] and a[1] + s.hi == b[1] + t.lo
+            a[0] == b[0] and a[1] + min(s.hi, self.values[s.value].bytes) == b[1] + t.lo
             for (a, s), (b, t) in itertools.pairwise(zip(homes, spans, strict=True))
         )
 
