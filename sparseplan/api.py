@@ -109,6 +109,7 @@ def problem(
     gradients: str = "fused",
     frozen: str = "l2",
     alignment: int | None = None,
+    concat: str = "split",
     loss: str = "l1",
     loss_attrs: Mapping[str, Any] | None = None,
     values: ValuesLike = None,
@@ -130,7 +131,7 @@ def problem(
         have = ", ".join(v.name for v in target.levels if v.name != "L1")
         raise ProblemError(f"frozen={frozen!r}: device {target.name!r} has no {level}; it has {have}")
     options = TrainingOptions(
-        dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, loss, dict(loss_attrs or {})
+        dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, loss, dict(loss_attrs or {}), concat
     )
     choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions)
     given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
@@ -165,7 +166,8 @@ def plan(
         seed: same inputs and seed, same plan (unless the time limit cut it short).
         progress: called with a line of text at each stage.
         options: as of ``problem``: l1, l2 (budgets: bytes or "1.2MB"); dtype; batch; optimizer;
-            gradients "fused" or "accumulate"; frozen "l2", "l3" or "flash"; alignment; loss;
+            gradients "fused" or "accumulate"; frozen "l2", "l3" or "flash"; alignment; concat "split"
+            (kernels read it in parts) or "adjoin"; loss, loss_attrs;
             values (mapping, CSV or JSON file; None counts updated elements); may, must, never (name
             patterns, with ``@1/4`` for a fraction); fractions; max_macs.
 

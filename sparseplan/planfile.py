@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from sparseplan.version import __version__
 from sparseplan.atomic import write_text
 from sparseplan.device import Device, DmaRate, Level, MacRate
 from sparseplan.errors import PlanError, SparseplanError
@@ -20,6 +19,7 @@ from sparseplan.jsonio import Node, dump, load
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.steps import Arg, Span, Step, TrainingOptions, Value
+from sparseplan.version import __version__
 
 VERSION = 1
 MOST = 200_000
@@ -115,7 +115,8 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         },
         "options": {
             "dtype": o.dtype, "batch": o.batch, "optimizer": o.optimizer, "gradients": o.gradients,
-            "frozen": o.frozen, "alignment": o.alignment, "loss": o.loss, "loss_attrs": dict(o.loss_attrs),
+            "frozen": o.frozen, "alignment": o.alignment, "concat": o.concat, "loss": o.loss,
+            "loss_attrs": dict(o.loss_attrs),
         },
         "choices": {p: list(r) for p, r in problem.choices.items()},
         "must": dict(problem.must),
@@ -193,7 +194,7 @@ def problem_from_node(node: Node) -> Problem:
     """A problem from plain data."""
     node.record(("network", "device", "options", "choices", "must", "values"), ("max_macs",))
     options = node["options"].record(
-        ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs",)
+        ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs", "concat")
     )
     attrs = options.get("loss_attrs")
     values = {
@@ -208,6 +209,7 @@ def problem_from_node(node: Node) -> Problem:
             gradients=options["gradients"].text(), frozen=options["frozen"].text(),
             alignment=options["alignment"].integer(1), loss=options["loss"].text(),
             loss_attrs={k: n.number() for k, n in attrs.members(16)} if attrs else {},
+            concat=_maybe(options, "concat", Node.text) or "split",
         ),
         choices={p: tuple(e.number() for e in n.entries(64)) for p, n in node["choices"].members(MOST)},
         must={p: n.number() for p, n in node["must"].members(MOST)},

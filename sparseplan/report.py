@@ -31,6 +31,7 @@ KINDS: Mapping[str, str] = {
     "parameter gradients": "#CC79A7",
     "target": "#999999",
 }
+_LIGHT = ("#F0E442", "#56B4E9", "#CC79A7")
 _KIND_OF_ROLE = {
     "parameter": "parameters",
     "accumulator": "accumulators and state",
@@ -113,10 +114,10 @@ def _updated(plan: Plan) -> str:
             elements += size
         rows.append(
             [op.name, ", ".join(f"{slot} {_share(plan.update[p])}" for slot, p in parts), elements,
-             sum(plan.problem.values[p][plan.update[p]] for _, p in parts)]
+             f"{sum(plan.problem.values[p][plan.update[p]] for _, p in parts):,.6g}"]
         )  # fmt: skip
     total: int = sum(r[2] for r in rows)  # type: ignore[misc]
-    rows.append(["total", f"{len(plan.update)} of {len(network.parameters)} tensors", total, plan.objective])
+    rows.append(["total", f"{len(plan.update)} of {len(network.parameters)} tensors", total, f"{plan.objective:,.6g}"])
     macs = plan.macs
     ratio = macs["backward"] / macs["forward"] if macs["forward"] else 0.0
     tail = f"MACs a sample: {macs['forward']:,} forward, {macs['backward']:,} backward ({ratio:.2f}× the forward pass)"
@@ -281,7 +282,7 @@ def plot_buffers(plan: Plan, ax: Axes, level: str = MAIN) -> Axes:
         )  # fmt: skip
         if b.bytes > 0.03 * arena and (b.stop - b.start) * 1.6 > 0.012 * steps * len(b.value):
             ax.text((b.start + b.stop) / 2, (b.offset + b.bytes / 2) / 1000, b.value, ha="center", va="center",
-                    fontsize=6.5, color="black" if colour in ("#F0E442", "#56B4E9", "#CC79A7") else "white")  # fmt: skip
+                    fontsize=6.5, color="black" if colour in _LIGHT else "white")  # fmt: skip
     ax.axhline(arena / 1000, color="black", linestyle=":", linewidth=1.2)
     capacity = plan.problem.capacity(level)
     if capacity is not None:

@@ -1,0 +1,68 @@
+"""Parameters from npz files: what the package ships, and what users bring. Never pickles."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseplan.builder import check_parameters
+from sparseplan.errors import DataError, near
+from sparseplan.network import Network
+
+Weights = dict[str, npt.NDArray[np.float32]]
+
+#: weights that come with the package, by network
+PRETRAINED = {"upydnet": "upydnet_rooms.npz"}
+#: bytes that a file of weights may have beyond its network's own (npy headers)
+_HEADER = 1024
+
+
+def read_weights(path: str | os.PathLike[str], network: Network) -> Weights:
+    """All parameters of a network, as float32, from an npz of plain arrays.
+
+    Raises:
+        DataError: unreadable, not an npz, pickled, far larger than the network, a name missing or
+            unknown, a wrong shape, NaN or infinite values.
+    """
+    where = f"weights {os.fspath(path)!r}"
+    most = 8 * sum(network.tensor[p].elements for p in network.parameters) + _HEADER * (len(network.parameters) + 1)
+    try:
+        with zipfile.ZipFile(Path(path)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > most:  # said by the file's directory, so before anything is unpacked
+            raise DataError(f"{where} unpacks to {size:,} bytes; network {network.name!r} has at most {most:,}")
+        with np.load(Path(path), allow_pickle=False) as file:
+            arrays: dict[str, Any] = {name: file[name] for name in file.files}
+    except DataError:
+        raise
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{where} cannot be read as an npz of plain arrays: {reason}") from None
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu":
+            raise DataError(f"{where}: array {name!r} has dtype={array.dtype}; give floats")
+    try:
+        check_parameters(network, arrays)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    return {name: np.ascontiguousarray(arrays[name], np.float32) for name in network.parameters}
+
+
+def pretrained(network: Network) -> Weights:
+    """The weights that the package ships for a network of its zoo.
+
+    Raises:
+        DataError: there are none for it; names those that there are.
+    """
+    if network.name not in PRETRAINED:
+        raise DataError(
+            f"network {network.name!r} has no pretrained weights{near(network.name, PRETRAINED)}; give an npz instead"
+        )
+    with resources.as_file(resources.files("sparseplan") / "zoo" / "weights" / PRETRAINED[network.name]) as path:
+        return read_weights(path, network)
