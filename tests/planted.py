@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sparseplan.autodiff import trace
@@ -176,3 +177,76 @@ class RandomNetwork:
         count = 1 if kind == "mul" else rng.choice((1, 1, 2))
         attrs = {"axis": axis} if kind == "concat" else {}
         return self.op(kind, t, *(rng.choice(others) for _ in range(count)), **attrs)
+
+
+def small_u() -> Network:
+    """A tensor with three readers, a concat, an add, pooling, masks; every parameter has a gradient."""
+    net = NetworkBuilder("small_u")
+    tap = net.leaky_relu(net.conv(net.input("image", (2, 6, 6)), 4, 3, padding=1, name="stem"), 0.125, name="tap")
+    low = net.op("max_pool", tap, name="pool", kernel=2)
+    low = net.relu(net.conv(low, 4, 3, padding=1, name="mid"), name="low")
+    joined = net.concat([tap, net.conv_transpose(low, 4, 2, 2, name="up")], name="cat")
+    x = net.relu(net.conv(joined, 4, 3, padding=1, name="join"), name="act")
+    return net.build(net.conv(net.add([x, tap], name="sum"), 1, 1, name="head"))
+
+
+def index_of(plan: Plan, step: str) -> int:
+    """Position of a step."""
+    return next(i for i, s in enumerate(plan.steps) if s.name == step)
+
+
+def change_step(plan: Plan, name: str, **changes: Any) -> Plan:
+    """The plan with another step of that name."""
+    i = index_of(plan, name)
+    return replace(plan, steps=(*plan.steps[:i], replace(plan.steps[i], **changes), *plan.steps[i + 1 :]))
+
+
+def change_arg(plan: Plan, step: str, tag: str, writes: bool = False, **changes: Any) -> Plan:
+    """The plan with another argument of a step; ``drop=True`` takes it away."""
+    s = plan.steps[index_of(plan, step)]
+    args = s.writes if writes else s.reads
+    assert any(a.tag == tag for a in args), (step, [a.tag for a in args])
+    if changes.pop("drop", False):
+        args = tuple(a for a in args if a.tag != tag)
+    else:
+        args = tuple(replace(a, **changes) if a.tag == tag else a for a in args)
+    return change_step(plan, step, **{"writes" if writes else "reads": args})
+
+
+def change_buffer(plan: Plan, of: str, lo: int | None = None, /, **changes: Any) -> Plan:
+    """The plan with other buffers of a value (of its piece at ``lo``); ``drop=True`` takes them away."""
+    hit = [b.value == of and lo in (None, b.lo) for b in plan.buffers]
+    assert any(hit), (of, sorted({b.value for b in plan.buffers}))
+    if changes.pop("drop", False):
+        return replace(plan, buffers=tuple(b for b, h in zip(plan.buffers, hit, strict=True) if not h))
+    return replace(
+        plan, buffers=tuple(replace(b, **changes) if h else b for b, h in zip(plan.buffers, hit, strict=True))
+    )
+
+
+def change_value(plan: Plan, name: str, **changes: Any) -> Plan:
+    """The plan with another value of that name."""
+    assert any(v.name == name for v in plan.values)
+    return replace(plan, values=tuple(replace(v, **changes) if v.name == name else v for v in plan.values))
+
+
+def without_step(plan: Plan, name: str) -> Plan:
+    """The plan without a step, everything later one step earlier."""
+    i = index_of(plan, name)
+    moved = []
+    for b in plan.buffers:
+        start, stop = (at - (at > i) for at in (b.start, b.stop))
+        if start < stop:
+            moved.append(replace(b, start=start, stop=stop))
+    steps = (*plan.steps[:i], *plan.steps[i + 1 :])
+    part = "forward" if plan.steps[i].kind == "forward" else "backward"
+    macs = {**plan.macs, part: plan.macs[part] - plan.steps[i].macs}
+    return replace(plan, steps=steps, buffers=tuple(moved), macs=macs)
+
+
+def swapped(plan: Plan, first: str, second: str) -> Plan:
+    """The plan with two steps in each other's place."""
+    i, j = index_of(plan, first), index_of(plan, second)
+    steps = list(plan.steps)
+    steps[i], steps[j] = steps[j], steps[i]
+    return replace(plan, steps=tuple(steps))

@@ -50,6 +50,7 @@ class _Execution:
         self.expectations = Expectations(facts, roles, findings)
         self.levels: dict[str, LevelBytes] = {}
         self.unread: dict[str, str] = {}  # auxiliary value -> the step that wrote it
+        self.now = 0
         count = len(plan.steps)
         self.starts: list[list[PlacedBuffer]] = [[] for _ in range(count)]
         self.stops: list[list[PlacedBuffer]] = [[] for _ in range(count)]
@@ -71,6 +72,7 @@ class _Execution:
 
     def step(self, i: int, step: Step) -> None:
         where = f"step {i} ({step.name})"
+        self.now = i
         overwritten = {x for _, x in step.inplace}
         for b in self.stops[i]:
             if b.value not in overwritten:
@@ -239,7 +241,8 @@ class _Execution:
         """Say what is found instead."""
         what = f"reads {p.arg.tag!r} of {p.value!r}: byte {h.lo} of {p.level}"
         wanted, found = p.piece.holds, h.content
-        if found is None or found.kind == "blank":
+        new = any(b.start == self.now and b.offset <= h.lo < b.end for b in self.places.buffers[p.value])
+        if found is None or found.kind == "blank" or (new and p.piece.role not in GIVEN):
             self.findings.add("unwritten", where, f"{what} has not been written")
         elif found.kind == "freed":
             self.findings.add("freed", where, f"{what} was freed with {found.name!r}")
