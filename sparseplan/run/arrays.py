@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -152,6 +153,7 @@ class Program:
         for name, i in last.items():
             if name not in kept:
                 dead[i].append(name)
+        self._steps = steps
         self._kernels: list[tuple[Kernel, tuple[str, ...]]] = [
             (executor.compile(s, store), tuple(d)) for s, d in zip(steps, dead, strict=True)
         ]
@@ -168,6 +170,17 @@ class Program:
             for name in dead:
                 values.pop(name, None)
         return loss
+
+    def timed(self) -> list[tuple[Step, float]]:
+        """Run every step; returns each with its seconds of CPU time."""
+        found = []
+        for step, (kernel, dead) in zip(self._steps, self._kernels, strict=True):
+            start = time.process_time()
+            kernel()
+            found.append((step, time.process_time() - start))
+            for name in dead:
+                self._values.pop(name, None)
+        return found
 
     def output(self) -> Array:
         """The result asked for, removed from the store."""

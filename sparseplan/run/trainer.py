@@ -25,7 +25,7 @@ from sparseplan.run.arrays import ArrayStore, Program
 from sparseplan.run.checks import Inputs, check_inputs, check_target, same_length, stored_parameters
 from sparseplan.run.execute import Clock, Executor
 from sparseplan.run.optimizers import Optimizer
-from sparseplan.steps import TARGET, Schedule, TrainingOptions, UpdateSet
+from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet
 
 Augment = Callable[[Any, Array, np.random.Generator], tuple[Any, Array]]
 
@@ -125,6 +125,13 @@ class Trainer:
         loss = self._step.run()
         self.clock.count += 1
         return loss
+
+    def profile(self, x: Mapping[str, Array], target: Array) -> list[tuple[Step, float]]:
+        """As ``step``; returns every step of the schedule with its seconds of CPU time."""
+        self._load(x, target)
+        found = self._step.timed()
+        self.clock.count += 1
+        return found
 
     def gradients(self, x: Mapping[str, Array], target: Array) -> tuple[float, dict[str, Array]]:
         """The loss and the gradient of every updated parameter (cut where updated in part)."""
