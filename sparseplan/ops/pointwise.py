@@ -133,9 +133,14 @@ class LeakyRelu(_Masked):
         return y
 
     def _backward(self, info: OpInfo, dy: Array, kept: Array) -> Array:
-        dx: Array = dy * info.attrs["slope"]
-        np.copyto(dx, dy, where=kept)
-        return dx
+        slope = info.attrs["slope"]
+        if slope > 1:
+            return np.where(kept, dy, dy * slope)
+        # 1 or slope without a branch: a mask of real data is unpredictable
+        factor: Array = kept.astype(dy.dtype)
+        np.maximum(factor, slope, out=factor)
+        factor *= dy
+        return factor
 
 
 @register

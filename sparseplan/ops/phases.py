@@ -1,0 +1,396 @@
+"""Convolutions of any geometry: matrix products over shifted planes.
+
+One layout serves the three passes of convolutions and transposed convolutions. The padded
+input is split into ``stride`` phases, each a flat plane of channels × (batch · rows · columns).
+A tap of the kernel is then a *shift* of a plane: what it reads for consecutive outputs is
+consecutive in memory, so columns are stacked by long copies rather than by small windows.
+Outputs are computed at the plane's width; what wraps around a row is dropped at the end.
+The zeros right of a row double as the zeros left of the next one.
+
+All arrays are ``(batch, channels, height, width)``, weights ``(out, in / groups, kh, kw)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from sparseplan.ops.base import Array
+
+#: bytes of stacked columns worked on at a time; they should stay in a core's L2 cache
+BLOCK_BYTES = 1 << 19
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Geometry of a sliding window; ``padding`` is (top, left, bottom, right)."""
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+
+    @property
+    def extent(self) -> Pair:
+        """Rows and columns that the dilated kernel spans."""
+        return ((self.kernel[0] - 1) * self.dilation[0] + 1, (self.kernel[1] - 1) * self.dilation[1] + 1)
+
+    def output(self, height: int, width: int) -> Pair:
+        """Rows and columns of outputs (below 1 where the window does not fit)."""
+        top, left, bottom, right = self.padding
+        return (
+            (height + top + bottom - self.extent[0]) // self.stride[0] + 1,
+            (width + left + right - self.extent[1]) // self.stride[1] + 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """One axis of a layout.
+
+    Attributes:
+        taps: (phase, shift in the phase) of each kernel position.
+        copies: for each phase: first plane index, first source index, count.
+        size: extent of a plane; a row's trailing zeros beyond it are the next row's leading ones.
+        reach: largest shift.
+    """
+
+    taps: tuple[Pair, ...]
+    copies: tuple[tuple[int, int, int], ...]
+    size: int
+    reach: int
+
+
+def _axis(offsets: tuple[int, ...], stride: int, pad: int, extent: int, out: int) -> _Axis:
+    phases = sorted({o % stride for o in offsets})
+    taps = tuple((phases.index(o % stride), o // stride) for o in offsets)
+    reach = max(shift for _, shift in taps)
+    full = out + reach
+    copies = []
+    share = reach
+    for phase in phases:
+        # plane index q stands for source index phase + stride * q - pad
+        first = max(0, -((phase - pad) // stride))
+        last = min(full, (extent - 1 + pad - phase) // stride + 1)
+        count = max(0, last - first)
+        copies.append((first, phase + stride * first - pad, count))
+        if count:
+            share = min(share, first, full - last)
+    return _Axis(taps, tuple(copies), full - share, reach)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    rows: _Axis
+    cols: _Axis
+    out: Pair
+    stride: Pair
+
+    @property
+    def plane(self) -> int:
+        return self.rows.size * self.cols.size
+
+    @property
+    def phases(self) -> int:
+        return len(self.rows.copies) * len(self.cols.copies)
+
+    @property
+    def taps(self) -> list[Pair]:
+        """(phase, flat shift) of each tap, row by row."""
+        wide = len(self.cols.copies)
+        return [(pr * wide + pc, sr * self.cols.size + sc) for pr, sr in self.rows.taps for pc, sc in self.cols.taps]
+
+    @property
+    def reach(self) -> int:
+        return self.rows.reach * self.cols.size + self.cols.reach
+
+    def span(self, batch: int) -> int:
+        """Flat columns from the first to the last output."""
+        return (batch - 1) * self.plane + (self.out[0] - 1) * self.cols.size + self.out[1]
+
+
+@lru_cache(maxsize=4096)
+def _layout(
+    row_offsets: tuple[int, ...],
+    col_offsets: tuple[int, ...],
+    stride: Pair,
+    pad: Pair,
+    size: Pair,
+    out: Pair,
+) -> _Layout:
+    return _Layout(
+        _axis(row_offsets, stride[0], pad[0], size[0], out[0]),
+        _axis(col_offsets, stride[1], pad[1], size[1], out[1]),
+        out,
+        stride,
+    )
+
+
+def _window_layout(window: Window, size: Pair, out: Pair) -> _Layout:
+    (kh, kw), (dh, dw) = window.kernel, window.dilation
+    return _layout(
+        tuple(range(0, kh * dh, dh)), tuple(range(0, kw * dw, dw)), window.stride, window.padding[:2], size, out
+    )
+
+
+def _planes(x: Array, layout: _Layout) -> Array:
+    """Phases of the padded input, ``(phases, channels, flat)``."""
+    batch, channels = x.shape[:2]
+    rows, cols = layout.rows, layout.cols
+    flat = batch * layout.plane
+    # shared zeros: the last row's wrap reads past the last plane
+    length = max(flat, layout.span(batch) + layout.reach)
+    planes = np.zeros((layout.phases, channels, length), x.dtype)
+    view = planes[:, :, :flat].reshape(layout.phases, channels, batch, rows.size, cols.size)
+    sh, sw = layout.stride
+    source = x.transpose(1, 0, 2, 3)
+    phase = 0
+    for r0, y0, nr in rows.copies:
+        for c0, x0, nc in cols.copies:
+            if nr and nc:
+                view[phase, :, :, r0 : r0 + nr, c0 : c0 + nc] = source[
+                    :, :, y0 : y0 + (nr - 1) * sh + 1 : sh, x0 : x0 + (nc - 1) * sw + 1 : sw
+                ]
+            phase += 1
+    return planes
+
+
+def _block(rows: int, span: int, itemsize: int) -> int:
+    """Columns to stack at a time: even blocks of at most BLOCK_BYTES, never narrower than 256."""
+    widest = max(256, BLOCK_BYTES // (rows * itemsize))
+    blocks = -(-span // widest)
+    return -(-span // blocks)
+
+
+def _gather(planes: Array, taps: list[Pair], weights: Array, groups: int, span: int, flat: int) -> Array:
+    """``weights (groups, out, taps * in)`` times the stacked planes: ``(groups, out, flat)``."""
+    channels = planes.shape[1] // groups
+    out = np.empty((groups, weights.shape[1], flat), planes.dtype)
+    if len(taps) == 1:
+        phase, shift = taps[0]
+        plane = planes[phase].reshape(groups, channels, -1)
+        np.matmul(weights, plane[:, :, shift : shift + span], out=out[:, :, :span])
+        return out
+    if groups == 1 and all(tap == (i, 0) for i, tap in enumerate(taps)) and len(taps) == planes.shape[0]:
+        stacked = planes.reshape(1, len(taps) * channels, -1)
+        np.matmul(weights, stacked[:, :, :span], out=out[:, :, :span])
+        return out
+    block = _block(len(taps) * channels * groups, span, planes.itemsize)
+    grouped = planes.reshape(planes.shape[0], groups, channels, -1)
+    stack = np.empty((groups, len(taps), channels, block), planes.dtype)
+    for start in range(0, span, block):
+        n = min(block, span - start)
+        for i, (phase, shift) in enumerate(taps):
+            stack[:, i, :, :n] = grouped[phase, :, :, start + shift : start + shift + n]
+        columns = stack.reshape(groups, len(taps) * channels, block)[:, :, :n]
+        np.matmul(weights, columns, out=out[:, :, start : start + n])
+    return out
+
+
+def _scatter(planes: Array, taps: list[Pair], weights: Array, groups: int, span: int, flat: int) -> Array:
+    """As ``_gather`` with few outputs: products of whole planes, then shifted sums.
+
+    ``weights`` is ``(taps, groups, out, in)``.
+    """
+    channels = planes.shape[1] // groups
+    outs = weights.shape[2]
+    total = np.zeros((groups, outs, flat), planes.dtype)
+    for phase in range(planes.shape[0]):
+        mine = [i for i, (p, _) in enumerate(taps) if p == phase]
+        rows = weights[mine].transpose(1, 0, 2, 3).reshape(groups, len(mine) * outs, channels)
+        product = np.matmul(rows, planes[phase].reshape(groups, channels, -1))
+        product = product.reshape(groups, len(mine), outs, -1)
+        for i, tap in enumerate(mine):
+            shift = taps[tap][1]
+            total[:, :, :span] += product[:, i, :, shift : shift + span]
+    return total
+
+
+def correlate(
+    x: Array,
+    weight: Array,
+    window: Window,
+    out: Pair,
+    groups: int = 1,
+    bias: Array | None = None,
+    few: bool = False,
+) -> Array:
+    """``windows.correlate``; ``few`` outputs are summed from products of whole planes."""
+    batch, _, height, width = x.shape
+    outs, channels, kh, kw = weight.shape
+    per_group = outs // groups
+    layout = _window_layout(window, (height, width), out)
+    planes = _planes(x, layout)
+    span, flat = layout.span(batch), batch * layout.plane
+    taps = layout.taps
+    if few and len(taps) > 1:
+        by_tap = weight.reshape(groups, per_group, channels, kh * kw).transpose(3, 0, 1, 2)
+        made = _scatter(planes, taps, by_tap, groups, span, flat)
+    else:
+        rows = weight.reshape(groups, per_group, channels, kh * kw).swapaxes(2, 3)
+        made = _gather(planes, taps, rows.reshape(groups, per_group, -1), groups, span, flat)
+    wide = made.reshape(outs, batch, layout.rows.size, layout.cols.size)
+    wide = wide[:, :, : out[0], : out[1]].transpose(1, 0, 2, 3)
+    y = np.empty((batch, outs, *out), x.dtype)
+    if bias is None:
+        y[...] = wide
+    else:
+        np.add(wide, bias[:, None, None], out=y)
+    return y
+
+
+def correlate_transposed(
+    dy: Array,
+    weight: Array,
+    window: Window,
+    size: Pair,
+    groups: int = 1,
+    bias: Array | None = None,
+    few: bool = False,
+) -> Array:
+    """``windows.correlate_transposed``; ``few`` as in ``correlate``.
+
+    Each phase of the result is a correlation of ``dy`` with the taps that meet it.
+    """
+    batch, outs, _, _ = dy.shape
+    _, channels, kh, kw = weight.shape
+    per_group = outs // groups
+    (sh, sw), (dh, dw) = window.stride, window.dilation
+    rows = _adjoint_axis(kh, sh, dh, window.padding[0], size[0])
+    cols = _adjoint_axis(kw, sw, dw, window.padding[1], size[1])
+    layout = _layout(rows.offsets, cols.offsets, (1, 1), (rows.pad, cols.pad), dy.shape[2:], (rows.out, cols.out))
+    planes = _planes(dy, layout)
+    span, flat = layout.span(batch), batch * layout.plane
+    shifts = [shift for _, shift in layout.taps]
+    wide = len(cols.offsets)
+    dx = np.empty((batch, groups * channels, *size), dy.dtype)
+    covered = len(rows.phases) == sh and len(cols.phases) == sw
+    if not covered:  # strides beyond the kernel leave pixels that no output sees
+        dx[...] = 0 if bias is None else bias[:, None, None]
+    # phases that read the same shifts are made by one product
+    families: dict[tuple[tuple[int, ...], tuple[int, ...]], list[tuple[int, int]]] = {}
+    for i, pr in enumerate(rows.phases):
+        for j, pc in enumerate(cols.phases):
+            families.setdefault((pr.shifts, pc.shifts), []).append((i, j))
+    by_tap = weight.reshape(groups, per_group, channels, kh, kw).transpose(3, 4, 0, 2, 1)
+    for (row_shifts, col_shifts), members in families.items():
+        taps = [(0, shifts[r * wide + c]) for r in row_shifts for c in col_shifts]
+        parts = []
+        for i, j in members:
+            picked = [by_tap[ky, kx] for ky in rows.phases[i].taps for kx in cols.phases[j].taps]
+            parts.append(np.stack(picked))  # taps, groups, channels, per_group
+        if few and len(taps) > 1 and len(members) == 1:
+            made = _scatter(planes, taps, parts[0], groups, span, flat)
+        else:
+            joined = np.stack(parts).transpose(2, 0, 3, 1, 4)  # groups, members, channels, taps, per_group
+            joined = joined.reshape(groups, len(members) * channels, len(taps) * per_group)
+            made = _gather(planes, taps, joined, groups, span, flat)
+        made = made.reshape(groups, len(members), channels, batch, layout.rows.size, layout.cols.size)
+        for m, (i, j) in enumerate(members):
+            pr, pc = rows.phases[i], cols.phases[j]
+            part = made[:, m, :, :, pr.skip : pr.skip + pr.count, pc.skip : pc.skip + pc.count]
+            part = part.transpose(2, 0, 1, 3, 4)
+            target = dx.reshape(batch, groups, channels, *size)[:, :, :, pr.first :: sh, pc.first :: sw]
+            if bias is None:
+                target[...] = part
+            else:
+                np.add(part, bias.reshape(groups, channels, 1, 1), out=target)
+    return dx
+
+
+@dataclass(frozen=True, slots=True)
+class _AdjointPhase:
+    """Pixels ``first + stride * i`` of the result, ``count`` of them, ``skip`` into the made rows.
+
+    ``taps`` are the kernel positions that reach them, ``shifts`` indices into the offsets read.
+    """
+
+    first: int
+    count: int
+    skip: int
+    taps: tuple[int, ...]
+    shifts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _AdjointAxis:
+    offsets: tuple[int, ...]
+    pad: int
+    out: int
+    phases: tuple[_AdjointPhase, ...]
+
+
+@lru_cache(maxsize=4096)
+def _adjoint_axis(kernel: int, stride: int, dilation: int, pad: int, extent: int) -> _AdjointAxis:
+    # pixel i stands at padded index i + pad = phase + stride * q; tap k reads dy at q - shift
+    shift = [k * dilation // stride for k in range(kernel)]
+    reach = max(shift)
+    offsets = tuple(sorted({reach - s for s in shift}))
+    q0 = pad // stride
+    q1 = (pad + extent - 1) // stride + 1
+    phases = []
+    for first in range(min(stride, extent)):
+        phase = (first + pad) % stride
+        taps = tuple(k for k in range(kernel) if k * dilation % stride == phase)
+        if taps:
+            count = -(-(extent - first) // stride)
+            skip = (first + pad) // stride - q0
+            phases.append(_AdjointPhase(first, count, skip, taps, tuple(offsets.index(reach - shift[k]) for k in taps)))
+    return _AdjointAxis(offsets, reach - q0, q1 - q0, tuple(phases))
+
+
+def correlate_weight(x: Array, dy: Array, window: Window, groups: int = 1, few: bool = False) -> Array:
+    """``windows.correlate_weight``; with ``few`` outputs it is these that are shifted and stacked."""
+    batch, inputs, height, width = x.shape
+    outs = dy.shape[1]
+    kh, kw = window.kernel
+    channels, per_group = inputs // groups, outs // groups
+    layout = _window_layout(window, (height, width), dy.shape[2:])
+    planes = _planes(x, layout)
+    planes = planes.reshape(planes.shape[0], groups, channels, -1)
+    taps = layout.taps
+    span, reach = layout.span(batch), layout.reach
+    oh, ow = dy.shape[2:]
+    flat = batch * layout.plane
+    # outputs at the planes' width: zeros where a row wraps, and before the first to shift into
+    lead = reach
+    wide = np.zeros((groups, per_group, lead + max(flat, planes.shape[3])), dy.dtype)
+    view = wide[:, :, lead : lead + flat].reshape(outs, batch, layout.rows.size, layout.cols.size)
+    view[:, :, :oh, :ow] = dy.transpose(1, 0, 2, 3)
+    grad = np.empty((len(taps), groups, per_group, channels), x.dtype)
+    if len(taps) == 1:
+        phase, shift = taps[0]
+        np.matmul(wide[:, :, lead : lead + span], planes[phase, :, :, shift : shift + span].swapaxes(1, 2), out=grad[0])
+    elif few:
+        for phase in range(planes.shape[0]):
+            mine = [i for i, (p, _) in enumerate(taps) if p == phase]
+            total = np.zeros((groups, len(mine) * per_group, channels), x.dtype)
+            length = planes.shape[3]
+            block = _block(len(mine) * outs, length, x.itemsize)
+            stack = np.empty((groups, len(mine), per_group, block), x.dtype)
+            for start in range(0, length, block):
+                n = min(block, length - start)
+                for i, tap in enumerate(mine):
+                    at = lead - taps[tap][1] + start
+                    stack[:, i, :, :n] = wide[:, :, at : at + n]
+                stacked = stack.reshape(groups, len(mine) * per_group, block)[:, :, :n]
+                total += np.matmul(stacked, planes[phase, :, :, start : start + n].swapaxes(1, 2))
+            for i, tap in enumerate(mine):
+                grad[tap] = total.reshape(groups, len(mine), per_group, channels)[:, i]
+    else:
+        # the many rows first: OpenBLAS is half as fast the other way round
+        total = np.zeros((groups, len(taps) * channels, per_group), x.dtype)
+        block = _block(len(taps) * inputs, span, x.itemsize)
+        stack = np.empty((groups, len(taps), channels, block), x.dtype)
+        for start in range(0, span, block):
+            n = min(block, span - start)
+            for i, (phase, shift) in enumerate(taps):
+                stack[:, i, :, :n] = planes[phase, :, :, start + shift : start + shift + n]
+            stacked = stack.reshape(groups, len(taps) * channels, block)[:, :, :n]
+            total += np.matmul(stacked, wide[:, :, lead + start : lead + start + n].swapaxes(1, 2))
+        grad = total.reshape(groups, len(taps), channels, per_group).transpose(1, 0, 3, 2)
+    return np.ascontiguousarray(grad.transpose(1, 2, 3, 0)).reshape(outs, channels, kh, kw)
