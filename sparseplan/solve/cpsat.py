@@ -71,10 +71,13 @@ class Clock:
         toil = None if self.limits.work is None else max(0.0, self.limits.work - self.worked)
         return Limits(_least(rest, seconds), self.limits.seed, _least(toil, work))
 
+    def late(self) -> bool:
+        """Whether no seconds are left."""
+        return self.left().seconds == 0
+
     def passed(self) -> bool:
-        """Whether nothing is left."""
-        left = self.left()
-        return left.seconds == 0 or left.work == 0
+        """Whether no seconds or no work is left."""
+        return self.late() or self.left().work == 0
 
     def spend(self, work: float) -> None:
         """Count deterministic seconds as used."""

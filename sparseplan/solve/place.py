@@ -27,6 +27,8 @@ from sparseplan.units import align_up
 
 # Groups that first-fit places anew in changed orders before exact search is begun: some tenths of a second.
 _REFITS = 15_000
+# No size or step may reach this, nor all sizes together, so that 64 bits hold every sum.
+_HUGE = 2**48
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class Rect:
     stop: int
 
     def __post_init__(self) -> None:
-        for name, least in (("offset", 0), ("bytes", 1), ("start", 0), ("stop", self.start + 1)):
+        for name, least in (("offset", 0), ("bytes", 1), ("start", 0), ("stop", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ProblemError(f"rectangle {name}={value!r}: give an integer >= {least}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _HUGE:
+                raise ProblemError(f"rectangle {name}={value!r}: give an integer in [{least}, {_HUGE})")
+        if self.stop <= self.start:
+            raise ProblemError(f"rectangle start={self.start}, stop={self.stop}: it is never live; leave it out")
 
     def meets(self, other: Rect) -> bool:
         """Whether both are live at some step."""
@@ -112,12 +116,11 @@ def place(groups: Sequence[Group], capacity: int, alignment: int = 1, limits: Li
         ProblemError: negative capacity, alignment below 1, or a relative offset that is not aligned.
     """
     clock = Clock(limits or Limits())
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0:
-        raise ProblemError(f"capacity={capacity!r} is not a number of bytes; give an integer >= 0")
+    _check_capacity(capacity)
     if not groups:
         return Placement("PLACED", (), 0, "nothing to place", clock.elapsed())
     task = _Task.of(groups, alignment)
-    return task.result(_Search(task, capacity, clock).run(), clock)
+    return task.result(_Search(task, min(capacity, task.stacked()), clock).run(), clock)
 
 
 def place_min(
@@ -138,6 +141,8 @@ def place_min(
         its peak equals the bound, IMPOSSIBLE when the bound exceeds the capacity.
     """
     clock = Clock(limits or Limits())
+    if capacity is not None:
+        _check_capacity(capacity)
     if not groups:
         return Placement("PLACED", (), 0, "nothing to place", clock.elapsed()), 0
     task = _Task.of(groups, alignment)
@@ -167,6 +172,11 @@ def place_min(
         status: PlacementStatus = "IMPOSSIBLE" if bound > capacity else "UNKNOWN"
         best = _Answer(status, method=best.method)
     return task.result(best, clock), bound
+
+
+def _check_capacity(capacity: int) -> None:
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0:
+        raise ProblemError(f"capacity={capacity!r} is not a number of bytes; give an integer >= 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +211,9 @@ class _Task:
                     )
                 rows.append((g, r.offset - lowest[g], align_up(r.bytes, alignment), r.start, r.stop))
         rows = _joined(rows)
+        total = sum(max(align_up(r.offset + r.bytes, alignment) for r in g.rects) for g in groups)
+        if total >= _HUGE:
+            raise ProblemError(f"groups take {total} bytes side by side at alignment={alignment}; {_HUGE} is too many")
         unit = math.gcd(*(value for row in rows for value in row[1:3]))
         table = np.array(rows, dtype=np.int64).T
         block = Block(table[0], table[1] // unit, table[2] // unit, table[3], table[4], len(groups))
@@ -218,6 +231,10 @@ class _Task:
         """Highest base, in units, that each group may take."""
         return (capacity - self.extent) // self.unit
 
+    def stacked(self) -> int:
+        """Bytes that always do: each group above the one before."""
+        return int(self.block.height().sum()) * self.unit
+
     def peak(self, base: Ints) -> int:
         return int((base * self.unit + self.extent).max())
 
@@ -233,7 +250,7 @@ class _Task:
         for method, base in attempts(self.block, rivals, far, clock.limits.seed, _trials(_REFITS, self.block)):
             if best.status == "UNKNOWN" or self.peak(base) < best.peak:
                 best = _Answer("PLACED", base, self.peak(base), method)
-            if best.peak <= self.bound or clock.passed():
+            if best.peak <= self.bound or clock.late():
                 break
         return best
 
@@ -357,7 +374,7 @@ class _Search:
                 self.methods.append(method)
                 base[groups] = found + floor
                 return "PLACED"
-            if self.clock.passed():
+            if self.clock.late():
                 return "UNKNOWN"
         decision = decide(block, top, self.clock, self.rounds)
         self.methods.append(decision.method)
