@@ -54,6 +54,9 @@ class Found:
 MOST_ATTEMPTS = 200
 #: deterministic seconds of the search for one placement; such searches succeed early or hardly ever
 PLACING_WORK = 10.0
+#: share of the remaining time for the selection, and seconds that every stage gets even when late
+SELECTING = 0.6
+LEAST_SECONDS = 1.0
 
 
 def solve(problem: Problem, limits: Limits | None = None, progress: Progress | None = None) -> Plan:
@@ -83,7 +86,7 @@ class _Pipeline:
         doubt = -math.inf  # the most value among decisions that were neither placed nor proven impossible
         margin = 0
         for _ in range(MOST_ATTEMPTS):
-            selection = program.select(self.clock.left(), margin, None if best is None else best.objective)
+            selection = program.select(self.part(SELECTING), margin, None if best is None else best.objective)
             if selection.decisions is None and margin:  # nothing fits the tightened budget: on with the full one
                 margin = 0
                 continue
@@ -115,14 +118,33 @@ class _Pipeline:
             if self.clock.passed():
                 break
         # cut short: what the relaxation proves still holds
-        return self.answer(best, max(doubt, program.best_bound))
+        return self.answer(best or self.fallback(), max(doubt, program.best_bound))
+
+    def part(self, share: float) -> Limits:
+        """Limits that leave some of the time for what comes after."""
+        left = self.clock.left()
+        seconds = None if left.seconds is None else max(share * left.seconds, LEAST_SECONDS)
+        return Limits(seconds, left.seed, left.work)
+
+    def fallback(self) -> Found | None:
+        """The decisions of least peak, where the search for the best ones found none that can be placed."""
+        status, decisions, _ = self.program.cheapest(self.part(1.0), frozen=True)
+        capacity = self.problem.capacity(MAIN)
+        if decisions is None:
+            return None
+        candidate = self.place(decisions, capacity)
+        if candidate.placement.status != "PLACED" or (capacity is not None and candidate.placement.peak > capacity):
+            return None
+        selection = Selection(status, decisions, math.inf, {}, 0.0)
+        return Found(candidate, selection, self.problem.worth(decisions.update))
 
     # -- one set of decisions -------------------------------------------------------------------
     def place(self, decisions: Decisions, capacity: int | None) -> Candidate:
         """Lifetimes and offsets for given decisions."""
         schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
         memory = analyse(schedule)
-        limits = self.clock.left(work=PLACING_WORK)
+        left = self.clock.left(work=PLACING_WORK)
+        limits = Limits(None if left.seconds is None else max(left.seconds, LEAST_SECONDS), left.seed, left.work)
         placement, bound = place_min(groups_of(memory), self.problem.options.alignment, limits, capacity)
         return Candidate(decisions, schedule, memory, placement, bound)
 

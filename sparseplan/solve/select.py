@@ -7,6 +7,7 @@ could not be placed excluded.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from sparseplan.training import TrainingGraph
 #: values are scaled to integers whose sum stays below 2**VALUE_BITS; far below what CP-SAT bears,
 #: far finer than any measured value
 VALUE_BITS = 44
+#: byte budgets are knapsacks: with the linear relaxation of the disjunctions too, bounds are tight
+#: and one worker proves in a second what takes minutes without
+SEARCH = {"linearization_level": 2}
 
 
 @dataclass(frozen=True)
@@ -73,23 +77,23 @@ class Program:
         self.frozen = frozen_row(graph, self.literals)
         self._value()
         #: a proven upper bound on the value of all decisions not excluded
-        self.best_bound = math.inf
+        self.best_bound = math.fsum(max(0.0, *t.values()) for t in problem.values.values())
 
     def _value(self) -> None:
-        gains: list[tuple[int, float]] = []
-        for name, levels in self.graph.levels.items():
-            before = 0.0
-            for (r, _), bit in zip(levels.fractions, levels.atoms, strict=True):
-                v = self.problem.values[name][r]
-                gains.append((bit, v - before))
-                before = v
-        total = math.fsum(abs(g) for _, g in gains)
+        worth = {name: [self.problem.values[name][r] for r, _ in levels.fractions]
+                 for name, levels in self.graph.levels.items()}  # fmt: skip
+        total = math.fsum(abs(b - a) for v in worth.values() for a, b in itertools.pairwise((0.0, *v)))
         shift = VALUE_BITS - (math.frexp(total)[1] if total > 0 else 0)
-        self.scale = math.ldexp(1.0, shift)
-        self.value = sum(round(g * self.scale) * self.literals.atoms[bit] for bit, g in gains)
-        exact = all((g * self.scale).is_integer() for _, g in gains)
+        self.scale = math.ldexp(1.0, min(shift, 1000))  # beyond it lie values of less than 1e-280
+        self.value: cp_model.LinearExprT = 0
+        for name, levels in self.graph.levels.items():
+            # each level is rounded by itself, so that errors do not add up over the fractions
+            whole = [round(v * self.scale) for v in (0.0, *worth[name])]
+            self.value += sum((b - a) * self.literals.atoms[bit]
+                              for bit, (a, b) in zip(levels.atoms, itertools.pairwise(whole), strict=True))  # fmt: skip
+        exact = all((v * self.scale).is_integer() for table in worth.values() for v in table)
         #: how far apart two sums of values must be to be told apart
-        self.resolution = 0.0 if exact else len(gains) / self.scale
+        self.resolution = 0.0 if exact else len(worth) / self.scale
 
     def expression(self, row: Row) -> cp_model.LinearExprT:
         """A row as an expression of the model."""
@@ -102,9 +106,9 @@ class Program:
             for row in self.rows:
                 model.add(self.expression(row) <= capacity)
 
-    def limit_others(self, model: cp_model.CpModel, macs: bool = True, frozen: bool = True) -> None:
+    def limit_others(self, model: cp_model.CpModel, frozen: bool = True) -> None:
         """Caps on MACs and on the frozen level."""
-        if macs and self.problem.max_macs is not None:
+        if self.problem.max_macs is not None:
             model.add(self.expression(self.macs) <= self.problem.max_macs)
         level = self.problem.options.frozen
         if frozen and level != MAIN and (capacity := self.problem.capacity(level)) is not None:
@@ -148,7 +152,7 @@ class Program:
         goals: list[tuple[str, cp_model.LinearExprT]] = [
             ("max", self.value), ("min", self.expression(self.macs)), ("min", self.peak(model)),
         ]  # fmt: skip
-        outcomes = solve_in_order(model, goals, limits)  # type: ignore[arg-type]
+        outcomes = solve_in_order(model, goals, limits, parameters=SEARCH)  # type: ignore[arg-type]
         solved = [o for o in outcomes if o.solved]
         work = sum(o.work for o in outcomes)
         if not solved:
@@ -161,12 +165,13 @@ class Program:
         ties = {n: o.status for n, o in zip(names, outcomes[1:], strict=False)}
         return Selection(first.status, self.decisions(solved[-1]), bound, ties, work)
 
-    def cheapest(self, limits: Limits, macs: bool = True) -> tuple[str, Decisions | None, int]:
-        """The decisions of least peak that satisfy all but the byte budget; (status, decisions, bound)."""
+    def cheapest(self, limits: Limits, frozen: bool = False) -> tuple[str, Decisions | None, int]:
+        """The decisions of least peak that satisfy all but the budget of main memory (and, without
+        ``frozen``, that of the frozen level); (status, decisions, bound)."""
         model = self.model.clone()
-        self.limit_others(model, macs=macs, frozen=False)
+        self.limit_others(model, frozen=frozen)
         model.minimize(self.peak(model))
-        outcome = solve(model, limits)
+        outcome = solve(model, limits, parameters=SEARCH)
         if not outcome.solved:
             return outcome.status, None, 0
         return outcome.status, self.decisions(outcome), int(outcome.bound or 0)
@@ -175,7 +180,7 @@ class Program:
         """The fewest MACs that any allowed update set takes, byte budgets aside."""
         model = self.model.clone()
         model.minimize(self.expression(self.macs))
-        outcome = solve(model, limits)
+        outcome = solve(model, limits, parameters=SEARCH)
         return outcome.bound
 
     def decisions(self, outcome: Outcome) -> Decisions:
