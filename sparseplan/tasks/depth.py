@@ -102,8 +102,8 @@ class DepthTask(Task):
             families["constant"].append((_spread(depth, truth.shape), _spread(depth, shape)))
         for to, back in _SPACES:
             space = np.asarray(np.where(judged, to(np.where(judged, truth, 1.0)), np.nan)).reshape(len(truth), -1)
-            some = ~np.isnan(space).all(axis=1)
-            mean = np.nanmean(space, axis=1, where=~np.isnan(space) | ~some[:, None], keepdims=True)
+            counts = judged.reshape(len(truth), -1).sum(axis=1, keepdims=True)
+            mean = np.where(counts > 0, np.nansum(space, axis=1, keepdims=True) / np.maximum(counts, 1), np.nan)
             for name, wanted in (("colour", mean), ("colour map", space)):
                 fit = _least_squares(known, wanted)
                 families[name].append((_spread(back(known @ fit), truth.shape), _spread(back(tested @ fit), shape)))
