@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from sparseplan.autodiff import trace
@@ -18,6 +19,7 @@ from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.problem import Problem, resolve_choices, resolve_values
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, TrainingOptions, UpdateSet
+from sparseplan.verify import verify
 
 
 def first_fit(memory: Memory, alignment: int) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
@@ -250,3 +252,32 @@ def swapped(plan: Plan, first: str, second: str) -> Plan:
     steps = list(plan.steps)
     steps[i], steps[j] = steps[j], steps[i]
     return replace(plan, steps=tuple(steps))
+
+
+Fault = Callable[[Plan], Plan]
+
+
+@cache
+def planned(partial: bool = False, **options: Any) -> tuple[Problem, Plan]:
+    """Everything in ``small_u`` updated, ``join.weight`` by a quarter; ``partial``: decoder alone."""
+    settings = {"alignment": 4, "l1": 2048, "optimizer": "momentum", **options}
+    problem = problem_of(small_u(), **settings)
+    update = {p: 1.0 for p in problem.choices if not partial or p.startswith(("join", "head"))}
+    update["join.weight"] = 0.25
+    return problem, plan_of(problem, update)
+
+
+def found(problem: Problem, plan: Plan) -> set[str]:
+    return {v.kind for v in verify(problem, plan)}
+
+
+def piece(plan: Plan, value: str, lo: int = 0) -> PlacedBuffer:
+    return next(b for b in plan.buffers if b.value == value and b.lo == lo)
+
+
+def check(fault: Fault, kind: str, mentions: str, **options: Any) -> None:
+    """A fault is found where there was silence before, and named."""
+    problem, plan = planned(**options)
+    assert verify(problem, plan) == ()
+    violations = verify(problem, fault(plan))
+    assert any(v.kind == kind and mentions in str(v) for v in violations), [str(v) for v in violations]
