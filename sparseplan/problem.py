@@ -16,6 +16,8 @@ from sparseplan.ops import infos, op_def
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions, UpdateSet, allowed_levels
 
 Values = Mapping[str, Mapping[float, float]]
+#: a larger value would overflow in sums
+MOST_VALUE = 1e200
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ class Problem:
                     raise ProblemError(
                         f"parameter {p!r} has no value for fraction {r}; give one (0 if it is worthless)"
                     )
-                if isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v):
-                    raise ProblemError(f"value of {p!r} at fraction {r}={v!r} must be a finite number")
+                _check_value(v, f"value of {p!r} at fraction {r}")
         for p, least in self.must.items():
             if p not in self.choices:
                 raise ProblemError(f"parameter {p!r} must be updated, but may not be")
@@ -101,6 +102,14 @@ class Problem:
         return all(r in self.choices.get(p, ()) for p, r in chosen.items()) and all(
             chosen.get(p, 0.0) >= least for p, least in self.must.items()
         )
+
+
+def _check_value(v: object, what: str) -> None:
+    if isinstance(v, bool) or not isinstance(v, (int, float)) or not abs(v) < math.inf:
+        raise ProblemError(f"{what}={v!r} must be a finite number")
+    if abs(v) > MOST_VALUE:
+        shown = v if isinstance(v, float) else "an integer of hundreds of digits"
+        raise ProblemError(f"{what}={shown} is beyond {MOST_VALUE:g} in magnitude; scale all values down")
 
 
 def parse_pattern(text: str) -> tuple[str, float]:
@@ -217,11 +226,9 @@ def resolve_values(
                 if r not in exact:
                     raise ProblemError(f"parameter {p!r} has no value for fraction {r}; given: {sorted(exact)}")
                 number: Any = exact[r]
-            elif isinstance(v, bool) or not isinstance(v, (int, float)):
-                raise ProblemError(f"value of {p!r}={v!r} must be a finite number")
             else:
+                _check_value(v, f"value of {p!r}")
                 number = v if kept is None or cut is None else v * kept / cut.units
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-                raise ProblemError(f"value of {p!r} at fraction {r}={number!r} must be a finite number")
+            _check_value(number, f"value of {p!r} at fraction {r}")
             result[p][r] = float(number)
     return result
