@@ -19,24 +19,20 @@ except ModuleNotFoundError as error:
     ) from error
 
 from sparseplan.testing.gradients import check_full_gradients, check_pruned_gradients
-from sparseplan.testing.peers import Option, brute_force, count_update_sets, greedy, plan_of
-from sparseplan.testing.strategies import budgets, devices, networks, options, problems, trainable_networks, values
-from sparseplan.testing.theorems import (
-    TheoremError,
-    check_accepted,
+from sparseplan.testing.optima import (
     check_exact_at_least_greedy,
     check_exact_equals_brute_force,
     check_fewest_bytes,
-    check_json,
     check_more_budget,
     check_must,
     check_renaming,
-    check_rows,
-    check_runs_within_budget,
     check_same_seed,
-    check_spec,
     renamed,
 )
+from sparseplan.testing.peers import Option, brute_force, count_update_sets, greedy, plan_of
+from sparseplan.testing.rows import check_rows
+from sparseplan.testing.strategies import budgets, devices, networks, options, problems, trainable_networks, values
+from sparseplan.testing.theorems import TheoremError, check_accepted, check_json, check_runs_within_budget, check_spec
 
 __all__ = [
     "Option",

@@ -23,7 +23,7 @@ from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, Schedule, TrainingOptions, UpdateSet
-from sparseplan.training import TrainingGraph, holds
+from sparseplan.training import holds
 from sparseplan.units import align_up
 
 
@@ -171,11 +171,13 @@ def _updates(problem: Problem) -> Iterator[dict[str, float]]:
             yield update
 
 
-def _picks(graph: TrainingGraph, update: Mapping[str, float]) -> Iterator[dict[str, str]]:
-    chosen = graph.chosen(UpdateSet(update))
-    open_ = [p for p in graph.picks if holds(p.when, chosen)]
-    for options in itertools.product(*(p.options for p in open_)):
-        yield {p.op: option for p, option in zip(open_, options, strict=True)}
+def _schedules(problem: Problem, update: Mapping[str, float], most: int) -> Iterator[Schedule]:
+    """Every schedule of an update set, from a graph of its own: nothing in it is conditional."""
+    graph = trace(problem.network, problem.options, {p: (r,) for p, r in update.items()})
+    if math.prod(len(p.options) for p in graph.picks) > most:
+        raise ProblemError(f"more than most={most} ways to keep what the backward pass of {list(update)} needs")
+    for options in itertools.product(*(p.options for p in graph.picks)):
+        yield graph.restrict(UpdateSet(update), {p.op: o for p, o in zip(graph.picks, options, strict=True)})
 
 
 def every_option(problem: Problem, most: int) -> list[Option]:
@@ -188,17 +190,16 @@ def every_option(problem: Problem, most: int) -> list[Option]:
     found: list[Option] = []
     tried = 0
     for update in _updates(problem):
-        for picks in _picks(caps.graph, update):
+        for schedule in _schedules(problem, update, most - tried):
             tried += 1
             if tried > most:
                 raise ProblemError(f"more than most={most} sets of decisions; drop choices, or raise most")
-            schedule = caps.graph.restrict(UpdateSet(update), picks)
             if not caps.respected(update, schedule):
                 continue
             memory = analyse(schedule)
             if capacity is None or memory.peak() <= capacity:
                 macs = sum(schedule.macs.values())
-                found.append(Option(update, picks, problem.worth(update), macs, memory.peak(), memory))
+                found.append(Option(update, schedule.picks, problem.worth(update), macs, memory.peak(), memory))
     return found
 
 
