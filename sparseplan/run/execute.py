@@ -187,8 +187,8 @@ def _grad_input(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
     slot = int(step.target[1:])
     rank = 1 + len(info.inputs[slot])
     writers = [storage.writer(a) for a in step.writes]
-    if d.partial_input and all(a.channels is not None and len(a.shape) == rank for a in step.writes):
-        ranges = [a.channels for a in step.writes]
+    ranges = separate_parts(step, info, d)
+    if ranges:
 
         def run_parts() -> None:
             arrays = {tag: read() for tag, read in saved}
@@ -206,6 +206,16 @@ def _grad_input(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
             write(dx if cut is None else cut(dx))
 
     return run
+
+
+def separate_parts(step: Step, info: OpInfo, d: OpDef) -> list[tuple[int, int]]:
+    """Channel ranges of an input's gradient that a step computes one by one; none where it
+    computes the whole, because the kernel cannot do less or because all of it is wanted."""
+    shape = info.inputs[int(step.target[1:])]
+    ranges = [a.channels for a in step.writes if a.channels is not None and len(a.shape) == 1 + len(shape)]
+    if not d.partial_input or len(ranges) != len(step.writes):
+        return []
+    return ranges if sum(hi - lo for lo, hi in ranges) < shape[0] else []
 
 
 def _cutter(arg: Arg, rank: int = 0) -> Callable[[Array], Array] | None:

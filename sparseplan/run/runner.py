@@ -16,7 +16,7 @@ from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.run.arena import Arena
 from sparseplan.run.checks import Inputs, check_inputs, check_target, same_length, stored_parameters
-from sparseplan.run.execute import Clock, Executor, Kernel
+from sparseplan.run.execute import Clock, Executor, Kernel, separate_parts
 from sparseplan.run.numerics import rounded
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.reference import Arithmetic, reference, store
@@ -320,12 +320,10 @@ def arithmetic_of(network: Network, dtype: str, steps: Iterable[Step], exact: bo
             saved[s.op, s.target] = frozenset(a.tag for a in s.reads) - {"dy", "dx", "acc"}
         if s.kind == "grad_param" and s.keep is not None:
             keep[network.op[s.op].params[s.target]] = s.keep
-        if s.kind == "grad_input" and op_def(table[s.op].kind).partial_input:
-            slot = int(s.target[1:])
-            rank = 1 + len(table[s.op].inputs[slot])
-            ranges = [a.channels for a in s.writes if a.channels is not None and len(a.shape) == rank]
-            if ranges and len(ranges) == len(s.writes):
-                parts[s.op, slot] = ranges
+        if s.kind == "grad_input":
+            ranges = separate_parts(s, table[s.op], op_def(table[s.op].kind))
+            if ranges:
+                parts[s.op, int(s.target[1:])] = ranges
     free = frozenset(op.name for op in network.ops if op.name not in ran and _is_free(op.kind))
     return Arithmetic(dtype, free, parts, saved, keep, exact)
 
