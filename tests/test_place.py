@@ -103,6 +103,11 @@ class TestByHand:
     def test_capacity_beyond_64_bits(self) -> None:
         assert place(plain((8, 0, 3), (8, 2, 4)), 10**40).status == "PLACED"
 
+    def test_deep_nests_are_stacked(self) -> None:
+        groups = plain(*[(4, i, 3000 - i) for i in range(1200)])
+        placement = place(groups, 4800)
+        assert (placement.status, placement.peak, placement.method) == ("PLACED", 4800, "stacked")
+
     def test_last_buffer_need_not_be_padded(self) -> None:
         placement, bound = place_min(plain((5, 0, 1), (6, 0, 1)), 4)
         assert (placement.peak, bound) == (13, 13)  # 6 below, padded to 8, and 5 above

@@ -293,7 +293,7 @@ class _Search:
         if task.bound > self.capacity:
             return _Answer("IMPOSSIBLE", method="live bytes")
         base = np.zeros(task.block.count, dtype=np.int64)
-        status = self.descend(list(range(task.block.count)), 0, base)
+        status = self.settle(base)
         if status != "PLACED":
             return _Answer(status, method=self.methods[-1] if self.methods else "limits")
         if task.peak(base) > self.capacity:
@@ -301,24 +301,28 @@ class _Search:
         method = " + ".join(dict.fromkeys(self.methods)) or "stacked"
         return _Answer("PLACED", base, task.peak(base), method)
 
-    def descend(self, groups: list[int], floor: int, base: Ints) -> PlacementStatus:
-        """Place ``groups`` at ``floor`` units and above, writing ``base``.
+    def settle(self, base: Ints) -> PlacementStatus:
+        """Place all groups, writing ``base``.
 
-        Groups that never live together are independent, and what is live all along lies at the bottom.
+        Groups that never live together are independent, and what is live all along lies at the bottom; what is then
+        left above it may split again.
         """
         worst: PlacementStatus = "PLACED"
-        for part in self.parts(groups):
-            rest, ground = self.stack(part, floor, base)
-            if not rest:
-                status: PlacementStatus = "PLACED"
-            elif len(rest) < len(part):
-                status = self.descend(rest, ground, base)
-            else:
+        agenda = [(list(range(len(base))), 0)]
+        while agenda:
+            groups, floor = agenda.pop()
+            for part in self.parts(groups):
+                rest, ground = self.stack(part, floor, base)
+                if not rest:
+                    continue
+                if len(rest) < len(part):
+                    agenda.append((rest, ground))
+                    continue
                 status = self.leaf(rest, ground, base)
-            if status == "IMPOSSIBLE":
-                return status
-            if status == "UNKNOWN":
-                worst = status
+                if status == "IMPOSSIBLE":
+                    return status
+                if status == "UNKNOWN":
+                    worst = status
         return worst
 
     def parts(self, groups: list[int]) -> Iterator[list[int]]:
@@ -375,6 +379,7 @@ class _Search:
                 base[groups] = found + floor
                 return "PLACED"
             if self.clock.late():
+                self.methods.append("limits")
                 return "UNKNOWN"
         decision = decide(block, top, self.clock, self.rounds)
         self.methods.append(decision.method)
