@@ -30,6 +30,7 @@ from sparseplan.steps import (
     Value,
     ValueRole,
     allowed_levels,
+    reached_by_gradient,
 )
 from sparseplan.training import (
     ALWAYS,
@@ -131,20 +132,14 @@ class _Walk:
     # -- what lies where in the graph -------------------------------------------------------
     def _reach(self) -> None:
         """Ops whose output the loss depends on, and those that its gradient can reach."""
-        wanted, reached = {self.loss_output}, {self.loss_output}
+        wanted = {self.loss_output}
         self.relevant: list[Op] = []
-        self.grad_reach: set[str] = set()
         for op in reversed(self.network.ops):
-            if op.output not in wanted:
-                continue
-            self.relevant.append(op)
-            wanted.update(op.inputs)
-            if op.output in reached:
-                self.grad_reach.add(op.name)
-                for slot, t in enumerate(op.inputs):
-                    if self.defs[op.name].differentiable(self.infos[op.name], slot):
-                        reached.add(t)
+            if op.output in wanted:
+                self.relevant.append(op)
+                wanted.update(op.inputs)
         self.relevant.reverse()
+        self.grad_reach = reached_by_gradient(self.network, self.infos)
 
     def _upstream(self) -> None:
         """``up[root]``: any parameter at or upstream of a root value is updated."""
@@ -315,7 +310,7 @@ class _Walk:
                     writes.append(MaybeArg(tag, self.batched(shape), self.options.dtype, span, add=add))
                     if over is not None and not add and self.same_storage(name, over):
                         pairs.append((name, over))
-                elif partial and elements % row == 0 and start % row == 0:
+                elif partial:
                     part = (start // row, (start + elements) // row)
                     writes.append(MaybeArg(tag, self.batched((part[1] - part[0], *shape[1:])), self.options.dtype, span,
                                            channels=part, add=add))  # fmt: skip
@@ -407,16 +402,16 @@ class _Walk:
         reads = self.saved_args(op, info, f"x{slot}", d.needs_for_input(info, slot), when, None)
         dy = self.dy_arg(op)
         over = dy.spans[0].value if d.inplace_grad(info, slot) else None
-        writes, pairs = self.gradient_writes("dx", tensor, d.partial_input, over)
+        shape = self.network.tensor[tensor].shape
+        sizes = [self.network.tensor[root].elements for root, _, _ in self.spans[tensor]]
+        # only where every part is whole channels can a kernel compute one part and not another
+        partial = d.partial_input and len(sizes) > 1 and all(n % math.prod(shape[1:]) == 0 for n in sizes)
+        writes, pairs = self.gradient_writes("dx", tensor, partial, over)
         total = d.macs(info, f"x{slot}") * self.options.batch
-        extent = self.network.tensor[tensor].shape[0]
-        partial = d.partial_input and all(w.channels for w in writes) and len(self.spans[tensor]) > 1
-        macs = []
-        for w in writes:
-            if partial and w.channels is not None:
-                macs.append((w.spans[0].when, total * (w.channels[1] - w.channels[0]) // extent))
-        if not partial:
-            macs = [(when, total)]
+        macs = [(when, total)]
+        if partial:
+            ranges = [(w.spans[0].when, w.channels) for w in writes if w.channels is not None]
+            macs = [(flow, total * (hi - lo) // shape[0]) for flow, (lo, hi) in ranges]
         adds = [replace(w, tag="dx") for w in writes if w.add]
         self.steps.append(
             MaybeStep(f"{op.name}.grad_x{slot}", "grad_input", op.name, f"x{slot}", when, (dy, *reads, *adds),

@@ -40,10 +40,13 @@ class Composites:
             self.spans[t] = ((t, 0, self._bytes(t)),)
         for op in network.ops:
             d = op_def(op.kind)
-            if d.view:
+            declared = network.tensor[op.output]
+            inner = network.tensor[self.spans[op.inputs[0]][0][0]] if op.inputs else declared
+            same = (declared.dtype or options.dtype, declared.scale) == (inner.dtype or options.dtype, inner.scale)
+            if d.view and same:
                 self._free.add(op.name)
                 self.spans[op.output] = self.spans[op.inputs[0]]
-            elif d.concat and self._join(op):
+            elif d.concat and same and self._join(op):
                 self._free.add(op.name)
                 self.spans[op.output] = tuple(p for t in op.inputs for p in self.spans[t])
             else:

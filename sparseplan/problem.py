@@ -13,7 +13,7 @@ from sparseplan.device import Device
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import infos, op_def
-from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions, UpdateSet, allowed_levels
+from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions, UpdateSet, allowed_levels, reached_by_gradient
 
 Values = Mapping[str, Mapping[float, float]]
 #: a larger value would overflow in sums
@@ -45,6 +45,7 @@ class Problem:
             raise ProblemError(
                 f"alignment={self.options.alignment} differs from device {self.device.name!r}'s {alignment}; use one"
             )
+        self.device.level(self.options.frozen)  # where frozen parameters live has to exist
         table = infos(self.network)
         for p, fractions in self.choices.items():
             if p not in self.network.owner:
@@ -173,13 +174,16 @@ def resolve_choices(
                 raise ProblemError(f"parameter {p!r} both must be updated and never may (never={text!r}); drop one")
             most.pop(p, None)
     table = infos(network)
+    reached = reached_by_gradient(network, table)
     choices: dict[str, tuple[float, ...]] = {}
     for p in network.parameters:
-        if p not in most or network.tensor[p].dtype == "int8":
-            if p in least:
-                raise ProblemError(f"parameter {p!r} is int8 and cannot be updated; it matches must")
-            continue
         op, slot = network.owner[p]
+        int8 = network.tensor[p].dtype == "int8"
+        if p in least and (int8 or op.name not in reached):
+            why = "is int8" if int8 else f"belongs to op {op.name!r}, which no gradient reaches,"
+            raise ProblemError(f"parameter {p!r} {why} and cannot be updated, but matches must")
+        if p not in most or int8 or op.name not in reached:
+            continue
         wanted = {r for r in (*fractions, least.get(p, most[p])) if r <= most[p]}
         if op_def(op.kind).fraction(table[op.name], slot) is None:
             wanted = {1.0}  # cannot be cut: a cap below the whole forbids nothing here

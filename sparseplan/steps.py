@@ -222,3 +222,15 @@ def allowed_levels(info: OpInfo, slot: str, fractions: Sequence[float]) -> tuple
     if cut is None and fractions and None not in result:
         result[None] = 1.0
     return tuple((r, k) for k, r in result.items())
+
+
+def reached_by_gradient(network: Network, infos: Mapping[str, OpInfo]) -> frozenset[str]:
+    """Names of the ops to whose output a gradient of the loss (on the first output) can flow."""
+    reached = {network.outputs[0]}
+    names = set()
+    for op in reversed(network.ops):
+        if op.output in reached:
+            names.add(op.name)
+            d = op_def(op.kind)
+            reached.update(t for i, t in enumerate(op.inputs) if d.differentiable(infos[op.name], i))
+    return frozenset(names)

@@ -156,7 +156,8 @@ class _Pipeline:
             return Plan(self.problem, "UNKNOWN", -math.inf, bound, resolution, seed=self.limits.seed,
                         solve_seconds=seconds)  # fmt: skip
         candidate, selection = found.candidate, found.selection
-        buffers, peaks = placed_buffers(candidate.memory, candidate.placement)
+        alignments = {v.name: v.alignment for v in self.problem.device.levels}
+        buffers, peaks = placed_buffers(candidate.memory, candidate.placement, alignments)
         schedule = candidate.schedule
         bounds = {level: candidate.memory.peak(level) for level in peaks}
         bounds[MAIN] = max(bounds[MAIN], candidate.bound)
@@ -257,7 +258,9 @@ def groups_of(memory: Memory, level: str = MAIN) -> list[Group]:
     return [Group(names[g], tuple(items)) for g, items in rects.items()]
 
 
-def placed_buffers(memory: Memory, placement: Placement) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
+def placed_buffers(
+    memory: Memory, placement: Placement, alignments: Mapping[str, int]
+) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
     """Absolute offsets of all buffers, and the arena of each level.
 
     Only main memory needs a search; other levels hold constants, one after the other.
@@ -267,7 +270,10 @@ def placed_buffers(memory: Memory, placement: Placement) -> tuple[tuple[PlacedBu
     buffers: list[PlacedBuffer] = []
     peaks = {MAIN: 0}
     for b in memory.buffers:
-        offset = base[b.group] + b.offset if b.level == MAIN else peaks.get(b.level, 0)
+        if b.level == MAIN:
+            offset = base[b.group] + b.offset
+        else:
+            offset = align_up(peaks.get(b.level, 0), alignments.get(b.level, 1))
         buffers.append(PlacedBuffer(b.value, b.lo, b.bytes, b.start, b.stop, b.level, offset))
         peaks[b.level] = max(peaks.get(b.level, 0), offset + b.bytes)
     return tuple(buffers), peaks
