@@ -31,11 +31,14 @@ from sparseplan.testing.optima import (
 )
 from sparseplan.testing.peers import Option, brute_force, count_update_sets, greedy, plan_of
 from sparseplan.testing.rows import check_rows
+from sparseplan.testing.selftest import SelftestReport, SelftestRow, selftest
 from sparseplan.testing.strategies import budgets, devices, networks, options, problems, trainable_networks, values
 from sparseplan.testing.theorems import TheoremError, check_accepted, check_json, check_runs_within_budget, check_spec
 
 __all__ = [
     "Option",
+    "SelftestReport",
+    "SelftestRow",
     "TheoremError",
     "brute_force",
     "budgets",
@@ -61,6 +64,7 @@ __all__ = [
     "plan_of",
     "problems",
     "renamed",
+    "selftest",
     "trainable_networks",
     "values",
 ]

@@ -16,12 +16,15 @@ from sparseplan.testing.theorems import describe, differing, require, solved
 from sparseplan.verify import verify
 
 
-def check_exact_at_least_greedy(problem: Problem, plan: Plan | None = None) -> None:
-    """The exact planner finds at least what greedy finds, and its bound is no less."""
+def check_exact_at_least_greedy(problem: Problem, plan: Plan | None = None) -> bool:
+    """The exact planner finds at least what greedy finds, and its bound is no less.
+
+    Returns whether greedy found anything.
+    """
     plan = plan or solved(problem)
     peer = greedy(problem)
     if peer is None:
-        return
+        return False
     require(not verify(problem, peer), f"greedy's plan is refused: {verify(problem, peer)[:3]} {describe(problem)}")
     require(plan.status != "INFEASIBLE", f"INFEASIBLE, yet greedy finds value {peer.objective} {describe(problem)}")
     slack = plan.resolution
@@ -30,6 +33,7 @@ def check_exact_at_least_greedy(problem: Problem, plan: Plan | None = None) -> N
         plan.status != "OPTIMAL" or plan.objective + slack >= peer.objective,
         f"OPTIMAL objective={plan.objective} < greedy={peer.objective} {describe(problem)}",
     )
+    return True
 
 
 def check_exact_equals_brute_force(problem: Problem, plan: Plan | None = None, most: int = 2000) -> None:
@@ -85,13 +89,18 @@ def with_budget(problem: Problem, l2: int | None) -> Problem:
     return replace(problem, device=replace(device, levels=levels))
 
 
-def check_more_budget(problem: Problem, budgets: Iterable[int], limits: Limits | None = None) -> None:
-    """Of the same problem at several budgets, more bytes never give a proven optimum of less value."""
+def check_more_budget(problem: Problem, budgets: Iterable[int], limits: Limits | None = None) -> bool:
+    """Of the same problem at several budgets, more bytes never give a proven optimum of less value.
+
+    Returns whether there were two proven answers to compare.
+    """
+    compared = False
     before: tuple[int, Plan] | None = None
     for l2 in sorted({max(b, problem.device.level(MAIN).reserved) for b in budgets}):
         plan = solved(with_budget(problem, l2), limits)
         if plan.status not in ("OPTIMAL", "INFEASIBLE"):
             continue
+        compared = compared or before is not None
         if before is not None and before[1].feasible:
             require(plan.feasible, f"feasible in {before[0]} bytes, {plan.status} in {l2} {describe(problem)}")
             slack = plan.resolution + before[1].resolution
@@ -100,12 +109,16 @@ def check_more_budget(problem: Problem, budgets: Iterable[int], limits: Limits |
                 f"value {before[1].objective} in {before[0]} bytes, {plan.objective} in {l2} {describe(problem)}",
             )
         before = (l2, plan)
+    return compared
 
 
 def check_must(
     problem: Problem, must: Mapping[str, float], plan: Plan | None = None, limits: Limits | None = None
-) -> None:
-    """Obligations added to a problem never give a proven optimum of more value."""
+) -> bool:
+    """Obligations added to a problem never give a plan of more value than its proven optimum.
+
+    Returns whether the optimum was proven.
+    """
     plan = plan or solved(problem, limits)
     least = {**problem.must}
     for p, r in must.items():
@@ -119,6 +132,7 @@ def check_must(
             bound.objective <= plan.objective + slack,
             f"value {plan.objective}, with must={dict(must)} {bound.objective} {describe(problem)}",
         )
+    return plan.status in ("OPTIMAL", "INFEASIBLE")
 
 
 def cut_short(plan: Plan, limits: Limits | None) -> bool:
@@ -126,13 +140,17 @@ def cut_short(plan: Plan, limits: Limits | None) -> bool:
     return limits is not None and limits.seconds is not None and plan.solve_seconds > 0.4 * limits.seconds
 
 
-def check_same_seed(problem: Problem, limits: Limits | None = None) -> None:
-    """The same problem and seed give the same plan, the seconds it took aside (unless they cut it short)."""
+def check_same_seed(problem: Problem, limits: Limits | None = None) -> bool:
+    """The same problem and seed give the same plan, the seconds it took aside.
+
+    Returns False where a limit of seconds cut the search short, which says nothing.
+    """
     plans = [solved(problem, limits) for _ in range(2)]
     if any(cut_short(plan, limits) for plan in plans):
-        return
+        return False
     a, b = (replace(plan, solve_seconds=0.0) for plan in plans)
     require(a == b, f"two solves with seed={a.seed} differ in {differing(a, b)} {describe(problem)}")
+    return True
 
 
 def renamed(network: Network, name: Mapping[str, str]) -> Network:
@@ -155,8 +173,11 @@ def reversing(network: Network) -> dict[str, str]:
     return {old: f"z{len(names) - i:06d}" for i, old in enumerate(names)}
 
 
-def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limits: Limits | None = None) -> None:
-    """Other names of ops and tensors change nothing but names (unless a limit of seconds cut the search short)."""
+def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limits: Limits | None = None) -> bool:
+    """Other names of ops and tensors change nothing but names.
+
+    Returns False where a limit of seconds cut the search short, which says nothing.
+    """
     plan = solved(problem, limits)
     name = reversing(problem.network) if name is None else name
 
@@ -169,7 +190,7 @@ def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limi
         limits,
     )  # fmt: skip
     if cut_short(plan, limits) or cut_short(other, limits):
-        return
+        return False
     about = describe(problem)
     for field in ("status", "objective", "bound", "macs", "peak_bytes", "lower_bound_bytes", "ties"):
         a, b = getattr(plan, field), getattr(other, field)
@@ -181,3 +202,4 @@ def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limi
     require(shapes[0] == shapes[1], f"renaming changes the steps {about}")
     places = [[(b.lo, b.bytes, b.start, b.stop, b.level, b.offset) for b in p.buffers] for p in (plan, other)]
     require(places[0] == places[1], f"renaming moves buffers {about}")
+    return True
