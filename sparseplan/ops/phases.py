@@ -19,8 +19,9 @@ import numpy as np
 
 from sparseplan.ops.base import Array
 
-#: bytes of stacked columns worked on at a time; they should stay in a core's L2 cache
+#: bytes of stacked columns, and of planes, worked on at a time; they should stay in a core's L2 cache
 BLOCK_BYTES = 1 << 19
+GROUP_BYTES = 1 << 18
 
 Pair = tuple[int, int]
 
@@ -210,6 +211,12 @@ def _scatter(planes: Array, taps: list[Pair], weights: Array, groups: int, span:
     return total
 
 
+def _sample_groups(batch: int, layout: _Layout, channels: int, itemsize: int) -> list[Pair]:
+    """Half-open ranges of samples whose planes stay in cache together."""
+    size = min(batch, max(1, GROUP_BYTES // (layout.phases * layout.plane * channels * itemsize)))
+    return [(start, min(batch, start + size)) for start in range(0, batch, size)]
+
+
 def correlate(
     x: Array,
     weight: Array,
@@ -224,23 +231,26 @@ def correlate(
     outs, channels, kh, kw = weight.shape
     per_group = outs // groups
     layout = _window_layout(window, (height, width), out)
-    planes = _planes(x, layout)
-    span, flat = layout.span(batch), batch * layout.plane
     taps = layout.taps
-    if few and len(taps) > 1:
-        by_tap = weight.reshape(groups, per_group, channels, kh * kw).transpose(3, 0, 1, 2)
-        made = _scatter(planes, taps, by_tap, groups, span, flat)
-    else:
-        rows = weight.reshape(groups, per_group, channels, kh * kw).swapaxes(2, 3)
-        made = _gather(planes, taps, rows.reshape(groups, per_group, -1), groups, span, flat)
-    wide = made.reshape(outs, batch, layout.rows.size, layout.cols.size)
-    wide = wide[:, :, : out[0], : out[1]].transpose(1, 0, 2, 3)
+    few = few and len(taps) > 1
+    rows: Array = weight.reshape(groups, per_group, channels, kh * kw)
+    rows = rows.transpose(3, 0, 1, 2) if few else rows.swapaxes(2, 3).reshape(groups, per_group, -1)
     y = np.empty((batch, outs, *out), x.dtype)
-    if bias is None:
-        y[...] = wide
-    else:
-        np.add(wide, bias[:, None, None], out=y)
+    for start, stop in _sample_groups(batch, layout, channels * groups, x.itemsize):
+        planes = _planes(x[start:stop], layout)
+        span, flat = layout.span(stop - start), (stop - start) * layout.plane
+        made = (_scatter if few else _gather)(planes, taps, rows, groups, span, flat)
+        wide = made.reshape(outs, stop - start, layout.rows.size, layout.cols.size)
+        _put(wide[:, :, : out[0], : out[1]].swapaxes(0, 1), bias, y[start:stop])
     return y
+
+
+def _put(values: Array, bias: Array | None, target: Array) -> None:
+    """``target[...] = values``, and a bias a channel (axis 1 of both)."""
+    if bias is None:
+        target[...] = values
+    else:
+        np.add(values, bias[:, None, None], out=target)
 
 
 def correlate_transposed(
@@ -254,7 +264,8 @@ def correlate_transposed(
 ) -> Array:
     """``windows.correlate_transposed``; ``few`` as in ``correlate``.
 
-    Each phase of the result is a correlation of ``dy`` with the taps that meet it.
+    Each phase of the result is a correlation of ``dy`` with the taps that meet it. All phases are
+    made by one product, with zeros where a phase lacks a tap that another has.
     """
     batch, outs, _, _ = dy.shape
     _, channels, kh, kw = weight.shape
@@ -263,43 +274,36 @@ def correlate_transposed(
     rows = _adjoint_axis(kh, sh, dh, window.padding[0], size[0])
     cols = _adjoint_axis(kw, sw, dw, window.padding[1], size[1])
     layout = _layout(rows.offsets, cols.offsets, (1, 1), (rows.pad, cols.pad), dy.shape[2:], (rows.out, cols.out))
-    planes = _planes(dy, layout)
-    span, flat = layout.span(batch), batch * layout.plane
-    shifts = [shift for _, shift in layout.taps]
-    wide = len(cols.offsets)
-    dx = np.empty((batch, groups * channels, *size), dy.dtype)
-    covered = len(rows.phases) == sh and len(cols.phases) == sw
-    if not covered:  # strides beyond the kernel leave pixels that no output sees
-        dx[...] = 0 if bias is None else bias[:, None, None]
-    # phases that read the same shifts are made by one product
-    families: dict[tuple[tuple[int, ...], tuple[int, ...]], list[tuple[int, int]]] = {}
-    for i, pr in enumerate(rows.phases):
-        for j, pc in enumerate(cols.phases):
-            families.setdefault((pr.shifts, pc.shifts), []).append((i, j))
+    taps = layout.taps
+    phases = [(pr, pc) for pr in rows.phases for pc in cols.phases]
     by_tap = weight.reshape(groups, per_group, channels, kh, kw).transpose(3, 4, 0, 2, 1)
-    for (row_shifts, col_shifts), members in families.items():
-        taps = [(0, shifts[r * wide + c]) for r in row_shifts for c in col_shifts]
-        parts = []
-        for i, j in members:
-            picked = [by_tap[ky, kx] for ky in rows.phases[i].taps for kx in cols.phases[j].taps]
-            parts.append(np.stack(picked))  # taps, groups, channels, per_group
-        if few and len(taps) > 1 and len(members) == 1:
-            made = _scatter(planes, taps, parts[0], groups, span, flat)
-        else:
-            joined = np.stack(parts).transpose(2, 0, 3, 1, 4)  # groups, members, channels, taps, per_group
-            joined = joined.reshape(groups, len(members) * channels, len(taps) * per_group)
-            made = _gather(planes, taps, joined, groups, span, flat)
-        made = made.reshape(groups, len(members), channels, batch, layout.rows.size, layout.cols.size)
-        for m, (i, j) in enumerate(members):
-            pr, pc = rows.phases[i], cols.phases[j]
-            part = made[:, m, :, :, pr.skip : pr.skip + pr.count, pc.skip : pc.skip + pc.count]
-            part = part.transpose(2, 0, 1, 3, 4)
-            target = dx.reshape(batch, groups, channels, *size)[:, :, :, pr.first :: sh, pc.first :: sw]
-            if bias is None:
+    dense = np.zeros((groups, len(phases), channels, len(taps), per_group), weight.dtype)
+    for i, (pr, pc) in enumerate(phases):
+        for ky, r in zip(pr.taps, pr.shifts, strict=True):
+            for kx, c in zip(pc.taps, pc.shifts, strict=True):
+                dense[:, i, :, r * len(cols.offsets) + c] = by_tap[ky, kx]
+    few = few and len(taps) > 1
+    joined: Array = dense.reshape(groups, len(phases) * channels, len(taps), per_group)
+    joined = joined.transpose(2, 0, 1, 3) if few else joined.reshape(*joined.shape[:2], len(taps) * per_group)
+    dx = np.empty((batch, groups, channels, *size), dy.dtype)
+    spread = None if bias is None else bias.reshape(groups, channels, 1, 1)
+    if len(phases) < sh * sw:  # strides beyond the kernel leave pixels that no output sees
+        dx[...] = 0 if spread is None else spread
+        if not phases:
+            return dx.reshape(batch, groups * channels, *size)
+    for start, stop in _sample_groups(batch, layout, outs, dy.itemsize):
+        planes = _planes(dy[start:stop], layout)
+        span, flat = layout.span(stop - start), (stop - start) * layout.plane
+        made = (_scatter if few else _gather)(planes, taps, joined, groups, span, flat)
+        made = made.reshape(groups, len(phases), channels, stop - start, layout.rows.size, layout.cols.size)
+        for i, (pr, pc) in enumerate(phases):
+            part = made[:, i, :, :, pr.skip : pr.skip + pr.count, pc.skip : pc.skip + pc.count]
+            part, target = part.transpose(2, 0, 1, 3, 4), dx[start:stop, :, :, pr.first :: sh, pc.first :: sw]
+            if spread is None:
                 target[...] = part
             else:
-                np.add(part, bias.reshape(groups, channels, 1, 1), out=target)
-    return dx
+                np.add(part, spread, out=target)
+    return dx.reshape(batch, groups * channels, *size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,50 +351,51 @@ def correlate_weight(x: Array, dy: Array, window: Window, groups: int = 1, few: 
     """``windows.correlate_weight``; with ``few`` outputs it is these that are shifted and stacked."""
     batch, inputs, height, width = x.shape
     outs = dy.shape[1]
-    kh, kw = window.kernel
     channels, per_group = inputs // groups, outs // groups
     layout = _window_layout(window, (height, width), dy.shape[2:])
-    planes = _planes(x, layout)
-    planes = planes.reshape(planes.shape[0], groups, channels, -1)
-    taps = layout.taps
-    span, reach = layout.span(batch), layout.reach
-    oh, ow = dy.shape[2:]
-    flat = batch * layout.plane
-    # outputs at the planes' width: zeros where a row wraps, and before the first to shift into
-    lead = reach
-    wide = np.zeros((groups, per_group, lead + max(flat, planes.shape[3])), dy.dtype)
-    view = wide[:, :, lead : lead + flat].reshape(outs, batch, layout.rows.size, layout.cols.size)
-    view[:, :, :oh, :ow] = dy.transpose(1, 0, 2, 3)
-    grad = np.empty((len(taps), groups, per_group, channels), x.dtype)
-    if len(taps) == 1:
-        phase, shift = taps[0]
-        np.matmul(wide[:, :, lead : lead + span], planes[phase, :, :, shift : shift + span].swapaxes(1, 2), out=grad[0])
-    elif few:
-        for phase in range(planes.shape[0]):
-            mine = [i for i, (p, _) in enumerate(taps) if p == phase]
-            total = np.zeros((groups, len(mine) * per_group, channels), x.dtype)
-            length = planes.shape[3]
-            block = _block(len(mine) * outs, length, x.itemsize)
-            stack = np.empty((groups, len(mine), per_group, block), x.dtype)
-            for start in range(0, length, block):
-                n = min(block, length - start)
-                for i, tap in enumerate(mine):
-                    at = lead - taps[tap][1] + start
-                    stack[:, i, :, :n] = wide[:, :, at : at + n]
-                stacked = stack.reshape(groups, len(mine) * per_group, block)[:, :, :n]
-                total += np.matmul(stacked, planes[phase, :, :, start : start + n].swapaxes(1, 2))
-            for i, tap in enumerate(mine):
-                grad[tap] = total.reshape(groups, len(mine), per_group, channels)[:, i]
-    else:
+    method = _weight_of_shifted_outputs if few and len(layout.taps) > 1 else _weight_of_shifted_inputs
+    total = np.zeros((len(layout.taps), groups, per_group, channels), x.dtype)
+    for start, stop in _sample_groups(batch, layout, inputs, x.itemsize):
+        planes = _planes(x[start:stop], layout)
+        planes = planes.reshape(layout.phases, groups, channels, -1)
+        # outputs at the planes' width: zeros where a row wraps, and before the first to shift into
+        flat = (stop - start) * layout.plane
+        wide = np.zeros((groups, per_group, layout.reach + max(flat, planes.shape[3])), dy.dtype)
+        view = wide[:, :, layout.reach : layout.reach + flat]
+        view = view.reshape(outs, stop - start, layout.rows.size, layout.cols.size)
+        view[:, :, : dy.shape[2], : dy.shape[3]] = dy[start:stop].swapaxes(0, 1)
+        method(planes, wide, layout, layout.span(stop - start), total)
+    return np.ascontiguousarray(total.transpose(1, 2, 3, 0)).reshape(outs, channels, *window.kernel)
+
+
+def _weight_of_shifted_inputs(planes: Array, wide: Array, layout: _Layout, span: int, total: Array) -> None:
+    taps, reach = layout.taps, layout.reach
+    _, groups, channels, _ = planes.shape
+    block = _block(len(taps) * groups * channels, span, planes.itemsize)
+    stack = np.empty((groups, len(taps), channels, block), planes.dtype)
+    for start in range(0, span, block):
+        n = min(block, span - start)
+        for i, (phase, shift) in enumerate(taps):
+            stack[:, i, :, :n] = planes[phase, :, :, start + shift : start + shift + n]
+        stacked = stack.reshape(groups, len(taps) * channels, block)[:, :, :n]
         # the many rows first: OpenBLAS is half as fast the other way round
-        total = np.zeros((groups, len(taps) * channels, per_group), x.dtype)
-        block = _block(len(taps) * inputs, span, x.itemsize)
-        stack = np.empty((groups, len(taps), channels, block), x.dtype)
-        for start in range(0, span, block):
-            n = min(block, span - start)
-            for i, (phase, shift) in enumerate(taps):
-                stack[:, i, :, :n] = planes[phase, :, :, start + shift : start + shift + n]
-            stacked = stack.reshape(groups, len(taps) * channels, block)[:, :, :n]
-            total += np.matmul(stacked, wide[:, :, lead + start : lead + start + n].swapaxes(1, 2))
-        grad = total.reshape(groups, len(taps), channels, per_group).transpose(1, 0, 3, 2)
-    return np.ascontiguousarray(grad.transpose(1, 2, 3, 0)).reshape(outs, channels, kh, kw)
+        part = np.matmul(stacked, wide[:, :, reach + start : reach + start + n].swapaxes(1, 2))
+        total += part.reshape(groups, len(taps), channels, -1).transpose(1, 0, 3, 2)
+
+
+def _weight_of_shifted_outputs(planes: Array, wide: Array, layout: _Layout, span: int, total: Array) -> None:
+    taps, reach = layout.taps, layout.reach
+    groups, per_group, _ = wide.shape
+    length = planes.shape[3]
+    for phase in range(layout.phases):
+        mine = [i for i, (p, _) in enumerate(taps) if p == phase]
+        block = _block(len(mine) * groups * per_group, length, planes.itemsize)
+        stack = np.empty((groups, len(mine), per_group, block), planes.dtype)
+        for start in range(0, length, block):
+            n = min(block, length - start)
+            for i, tap in enumerate(mine):
+                at = reach - taps[tap][1] + start
+                stack[:, i, :, :n] = wide[:, :, at : at + n]
+            stacked = stack.reshape(groups, len(mine) * per_group, block)[:, :, :n]
+            part = np.matmul(stacked, planes[phase, :, :, start : start + n].swapaxes(1, 2))
+            total[mine] += part.reshape(groups, len(mine), per_group, -1).swapaxes(0, 1)

@@ -14,7 +14,7 @@ from sparseplan.ops.base import Array
 from sparseplan.ops.phases import Pair, Window
 
 #: bytes of stacked samples worked on at a time; they should stay in a core's L2 cache
-GROUP_BYTES = 1 << 20
+GROUP_BYTES = 1 << 19
 
 
 def fits(window: Window, size: Pair, out: Pair) -> bool:
@@ -35,7 +35,10 @@ class _Stack:
         rows = out[0] + window.extent[0] - 1
         per_sample = (self.taps + ones) * rows * self.width
         self.group = min(batch, max(1, GROUP_BYTES // (per_sample * x.itemsize)))
-        self.data = np.zeros((self.group, self.taps + ones, rows * self.width), x.dtype)
+        self.data = np.empty((self.group, self.taps + ones, rows * self.width), x.dtype)
+        start = window.padding[0] * self.width
+        self.data[:, :, :start] = 0
+        self.data[:, :, start + self.x.shape[2] :] = 0
         if ones:
             self.data[:, -1] = 1
 
