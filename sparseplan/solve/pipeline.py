@@ -53,9 +53,10 @@ class Found:
 #: sets of decisions tried before the search gives up with what it has
 MOST_ATTEMPTS = 200
 #: deterministic seconds of the search for one placement; such searches succeed early or hardly ever
-PLACING_WORK = 10.0
-#: share of the remaining time for the selection, and seconds that every stage gets even when late
+PLACING_WORK = 2.0
+#: shares of the remaining time, and seconds that every stage gets even when late
 SELECTING = 0.6
+PLACING = 0.25
 LEAST_SECONDS = 1.0
 
 
@@ -120,9 +121,9 @@ class _Pipeline:
         # cut short: what the relaxation proves still holds
         return self.answer(best or self.fallback(), max(doubt, program.best_bound))
 
-    def part(self, share: float) -> Limits:
+    def part(self, share: float, work: float | None = None) -> Limits:
         """Limits that leave some of the time for what comes after."""
-        left = self.clock.left()
+        left = self.clock.left(work=work)
         seconds = None if left.seconds is None else max(share * left.seconds, LEAST_SECONDS)
         return Limits(seconds, left.seed, left.work)
 
@@ -143,8 +144,7 @@ class _Pipeline:
         """Lifetimes and offsets for given decisions."""
         schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
         memory = analyse(schedule)
-        left = self.clock.left(work=PLACING_WORK)
-        limits = Limits(None if left.seconds is None else max(left.seconds, LEAST_SECONDS), left.seed, left.work)
+        limits = self.part(PLACING, PLACING_WORK)
         placement, bound = place_min(groups_of(memory), self.problem.options.alignment, limits, capacity)
         return Candidate(decisions, schedule, memory, placement, bound)
 
@@ -207,22 +207,24 @@ class _Pipeline:
         if decisions is None:  # the byte budget of L2 is not to blame
             return self.other_cap(program, status)
         candidate = self.place(decisions, None)
+        if capacity is None or candidate.placement.peak <= capacity:
+            return self.other_cap(program, status)
         memory = candidate.memory
         step = memory.peak_step()
         live = tuple((b.value, b.bytes) for b in memory.live(step)[:6])
         proven = status == "OPTIMAL" and candidate.placement.peak == bound
         fewest = align_up(candidate.placement.peak, problem.options.alignment)
         fewest += self.problem.device.level(MAIN).reserved
-        available = capacity if capacity is not None else 0
+        available, needed = capacity, max(memory.peak(), candidate.bound)
         name = candidate.schedule.steps[step].name
         message = (
-            f"L2: at least {format_bytes(memory.peak())} are live at step {step} ({name}), "
+            f"L2: at least {format_bytes(needed)} are live at step {step} ({name}), "
             f"{format_bytes(available)} are available: {_tensor_list(live)}; "
             + (f"{format_bytes(fewest)} would do" if proven else f"{format_bytes(fewest)} would do (maybe fewer)")
         )
         if problem.must:
             message += "; or drop some of what must be updated"
-        return Infeasibility(MAIN, name, memory.peak(), available, live, fewest, message)
+        return Infeasibility(MAIN, name, needed, available, live, fewest, message)
 
     def other_cap(self, program: Program, status: str) -> Infeasibility:
         problem = self.problem

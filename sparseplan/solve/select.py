@@ -149,8 +149,12 @@ class Program:
         self.limit_others(model)
         if above is not None:
             model.add(self.value >= math.floor((above + self.resolution) * self.scale) + 1)
+        atoms = list(self.literals.atoms.values())
         goals: list[tuple[str, cp_model.LinearExprT]] = [
-            ("max", self.value), ("min", self.expression(self.macs)), ("min", self.peak(model)),
+            ("max", self.value),
+            ("min", self.expression(self.macs)),
+            # and, among equals, no update that is worth nothing
+            ("min", self.peak(model) * (len(atoms) + 1) + cp_model.LinearExpr.sum(atoms)),
         ]  # fmt: skip
         outcomes = solve_in_order(model, goals, limits, parameters=SEARCH)  # type: ignore[arg-type]
         solved = [o for o in outcomes if o.solved]

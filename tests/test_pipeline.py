@@ -1,0 +1,111 @@
+"""The pipeline: what is decided when placing fails, when time is short, and when nothing fits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import sparseplan as sp
+from sparseplan.errors import ProblemError
+from sparseplan.network import Network
+from sparseplan.solve.cpsat import Limits
+from sparseplan.solve.pipeline import solve
+from sparseplan.verify import verify
+
+
+@pytest.fixture(scope="module")
+def net() -> Network:
+    return sp.zoo.upydnet()
+
+
+def test_adjoining_concats_are_placed_or_honestly_bounded(net: Network) -> None:
+    """At this budget the relaxation's optimum cannot be placed with contiguous concats (602,324 B is
+    the least found), so the second best has to be proven, or the bound has to say what is in doubt."""
+    problem = sp.problem(net, "gap9", l2="600kB", concat="adjoin")
+    plan = solve(problem, Limits(seconds=30.0))
+    assert plan.status in ("OPTIMAL", "FEASIBLE")
+    assert verify(problem, plan) == ()
+    assert plan.peak_bytes["L2"] <= 600_000
+    assert plan.objective <= plan.bound <= 51_297
+    assert plan.objective >= 0.99 * plan.bound
+    split = sp.plan(net, "gap9", l2="600kB")
+    assert split.objective >= plan.objective
+
+
+def test_short_of_time_there_is_still_a_plan(net: Network) -> None:
+    plan = sp.plan("mobilenetv1_025", l2=637_530, time_limit=0.01)
+    assert plan.status in ("OPTIMAL", "FEASIBLE")
+    assert plan.bound >= plan.objective
+    assert math.isfinite(plan.bound)
+    assert plan.peak_bytes["L2"] <= 637_530
+
+
+def test_a_frozen_level_that_is_too_small_is_named(net: Network) -> None:
+    device = sp.load_device("nrf52840")
+    small = sp.Device(
+        "small",
+        "",
+        tuple(v if v.name != "flash" else type(v)("flash", 1000) for v in device.with_budget(l2="2MB").levels),
+    )
+    plan = sp.plan(net, small, frozen="flash", never=["*"], alignment=1)
+    assert plan.status == "INFEASIBLE"
+    assert plan.reason is not None
+    assert plan.reason.level == "flash"
+
+
+def test_ties_go_to_fewer_macs_then_lower_peak(net: Network) -> None:
+    """Two layers of equal worth, room for either: the one with less backward work is taken."""
+    values = {"*": 0, "decoder0.conv2.weight": 1, "decoder2.conv2.weight": 1}
+    both = sp.plan(net, "gap9", values=values, fractions=(1.0,))
+    assert set(both.update) == {"decoder0.conv2.weight", "decoder2.conv2.weight"}
+    late = sp.plan(net, "gap9", values=values, fractions=(1.0,), max_macs=sum(both.macs.values()) - 1)
+    assert set(late.update) == {"decoder2.conv2.weight"}
+
+
+def test_worthless_and_harmful_updates_are_left_out(net: Network) -> None:
+    plan = sp.plan(net, "gap9", values={"*": 0, "ups0.tconv.bias": -1.0, "decoder0.*": 1.0})
+    assert all(p.startswith("decoder0.") for p in plan.update)
+    forced = sp.plan(net, "gap9", values={"*": 0, "ups0.tconv.bias": -1.0}, must=["ups0.tconv.bias"])
+    assert forced.objective == -1.0
+    assert set(forced.update) == {"ups0.tconv.bias"}
+
+
+def test_must_with_a_fraction_is_a_floor(net: Network) -> None:
+    plan = sp.plan(net, "gap9", must=["decoder0.conv0.weight@1/4"], may=["decoder0.conv0.weight@1/2"], values={"*": -1})
+    assert dict(plan.update) == {"decoder0.conv0.weight": 0.25}
+
+
+def test_reserved_bytes_count_against_the_budget(net: Network) -> None:
+    free = sp.plan(net, "gap9", l2="600kB")
+    device = sp.load_device("gap9").with_budget(l2="600kB")
+    levels = tuple(type(v)(v.name, v.bytes, 20_000 if v.name == "L2" else 0, v.alignment) for v in device.levels)
+    tight = sp.plan(net, sp.Device("tight", "", levels, double_buffer=True))
+    assert tight.peak_bytes["L2"] <= 580_000
+    assert tight.objective < free.objective
+
+
+def test_a_problem_says_everything(net: Network) -> None:
+    problem = sp.problem(net, "gap9")
+    with pytest.raises(ProblemError, match="already says"):
+        sp.plan(problem, l2="1MB")
+
+
+def test_int8_tensors_are_planned_as_frozen() -> None:
+    b = sp.NetworkBuilder("quantised")
+    x = b.input("x", (4, 8, 8))
+    y = b.relu(b.conv(x, 8, 3, padding=1, name="a"))
+    net = b.build(b.conv(y, 2, 3, padding=1, name="b"))
+    tensors = tuple(
+        sp.Tensor(t.name, t.shape, t.role, "int8", 0.05) if t.name in ("x", "a.out", "a.weight", y) else t
+        for t in net.tensors
+    )
+    mixed = sp.Network("quantised", tensors, net.ops, net.outputs)
+    plan = sp.plan(mixed, l2="1MB")
+    assert plan.status == "OPTIMAL"
+    assert "a.weight" not in plan.update
+    assert "b.weight" in plan.update
+    assert {v.name: v.bytes for v in plan.values}["a.out"] == 8 * 8 * 8
+    done = sp.run(plan)
+    assert done.bitwise_equal
+    assert done.guard_intact
