@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sparseplan.autodiff import trace
 from sparseplan.errors import InternalError
@@ -102,6 +102,8 @@ class _Pipeline:
             candidate = self.place(selection.decisions, capacity)
             placed = candidate.placement.status == "PLACED"
             if placed and (capacity is None or candidate.placement.peak <= capacity):
+                if margin or doubt >= objective:  # equals with fewer MACs may be among what was left out
+                    selection = replace(selection, ties=dict.fromkeys(selection.ties, "FEASIBLE"))
                 found = Found(candidate, selection, objective)
                 if margin == 0:  # nothing within the full budget is worth more, save what is in doubt
                     return self.answer(found, max(doubt, selection.bound))
@@ -212,7 +214,8 @@ class _Pipeline:
         memory = candidate.memory
         step = memory.peak_step()
         live = tuple((b.value, b.bytes) for b in memory.live(step)[:6])
-        proven = status == "OPTIMAL" and candidate.placement.peak == bound
+        # what was ruled out at this budget might do with fewer bytes than what is left
+        proven = status == "OPTIMAL" and candidate.placement.peak == bound and not program.excluded
         fewest = align_up(candidate.placement.peak, problem.options.alignment)
         fewest += self.problem.device.level(MAIN).reserved
         available, needed = capacity, max(memory.peak(), candidate.bound)

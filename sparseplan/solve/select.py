@@ -76,6 +76,8 @@ class Program:
         self.macs = macs_terms(graph, self.literals)
         self.frozen = frozen_row(graph, self.literals)
         self._value()
+        #: how many sets of decisions were ruled out
+        self.excluded = 0
         #: a proven upper bound on the value of all decisions not excluded
         self.best_bound = math.fsum(max(0.0, *t.values()) for t in problem.values.values())
 
@@ -135,6 +137,7 @@ class Program:
             if p.op in decisions.picks:
                 literals.append(options[p.options.index(decisions.picks[p.op])].Not())
         self.model.add_bool_or(literals)
+        self.excluded += 1
 
     def select(self, limits: Limits, margin: int = 0, above: float | None = None) -> Selection:
         """The best decisions within all budgets.

@@ -11,7 +11,7 @@ from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.solve.cpsat import Limits
 from sparseplan.steps import MAIN
-from sparseplan.testing.peers import brute_force, every_option, greedy
+from sparseplan.testing.peers import brute_force, greedy
 from sparseplan.testing.theorems import describe, differing, require, solved
 from sparseplan.verify import verify
 
@@ -77,9 +77,8 @@ def check_fewest_bytes(problem: Problem, plan: Plan, most: int = 2000) -> None:
     enough = solved(with_budget(problem, fewest))
     require(enough.feasible, f"{fewest} bytes would do, it said, and is {enough.status} {describe(problem)}")
     if "maybe fewer" not in plan.reason.message:
-        less = fewest - level.reserved - 1
-        options = [o for o in every_option(with_budget(problem, None), most) if o.peak <= less]
-        require(not options, f"fewest={fewest}, yet {options and options[0].update} has fewer live {describe(problem)}")
+        better = brute_force(with_budget(problem, fewest - 1), most) if fewest > level.reserved else None
+        require(better is None, f"{fewest=}, yet {better and better.update} fits in fewer {describe(problem)}")
 
 
 def with_budget(problem: Problem, l2: int | None) -> Problem:
