@@ -102,9 +102,10 @@ class _Pipeline:
             candidate = self.place(selection.decisions, capacity)
             placed = candidate.placement.status == "PLACED"
             if placed and (capacity is None or candidate.placement.peak <= capacity):
+                told = selection
                 if margin or doubt >= objective:  # equals with fewer MACs may be among what was left out
-                    selection = replace(selection, ties=dict.fromkeys(selection.ties, "FEASIBLE"))
-                found = Found(candidate, selection, objective)
+                    told = replace(told, ties=dict.fromkeys(told.ties, "FEASIBLE"))
+                found = Found(candidate, told, objective)
                 if margin == 0:  # nothing within the full budget is worth more, save what is in doubt
                     return self.answer(found, max(doubt, selection.bound))
                 best, margin = found, 0
