@@ -18,6 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from sparseplan.ops.base import Array
+from sparseplan.ops.scratch import scratch, zeros
 
 #: bytes of stacked columns, and of planes, worked on at a time; they should stay in a core's L2 cache
 BLOCK_BYTES = 1 << 19
@@ -145,7 +146,7 @@ def _planes(x: Array, layout: _Layout) -> Array:
     flat = batch * layout.plane
     # shared zeros: the last row's wrap reads past the last plane
     length = max(flat, layout.span(batch) + layout.reach)
-    planes = np.zeros((layout.phases, channels, length), x.dtype)
+    planes = zeros("planes", (layout.phases, channels, length), x.dtype)
     view = planes[:, :, :flat].reshape(layout.phases, channels, batch, rows.size, cols.size)
     sh, sw = layout.stride
     source = x.transpose(1, 0, 2, 3)
@@ -170,7 +171,7 @@ def _block(rows: int, span: int, itemsize: int) -> int:
 def _gather(planes: Array, taps: list[Pair], weights: Array, groups: int, span: int, flat: int) -> Array:
     """``weights (groups, out, taps * in)`` times the stacked planes: ``(groups, out, flat)``."""
     channels = planes.shape[1] // groups
-    out = np.empty((groups, weights.shape[1], flat), planes.dtype)
+    out = scratch("sums", (groups, weights.shape[1], flat), planes.dtype)
     if len(taps) == 1:
         phase, shift = taps[0]
         plane = planes[phase].reshape(groups, channels, -1)
@@ -182,7 +183,7 @@ def _gather(planes: Array, taps: list[Pair], weights: Array, groups: int, span: 
         return out
     block = _block(len(taps) * channels * groups, span, planes.itemsize)
     grouped = planes.reshape(planes.shape[0], groups, channels, -1)
-    stack = np.empty((groups, len(taps), channels, block), planes.dtype)
+    stack = scratch("stack", (groups, len(taps), channels, block), planes.dtype)
     for start in range(0, span, block):
         n = min(block, span - start)
         for i, (phase, shift) in enumerate(taps):
@@ -199,11 +200,12 @@ def _scatter(planes: Array, taps: list[Pair], weights: Array, groups: int, span:
     """
     channels = planes.shape[1] // groups
     outs = weights.shape[2]
-    total = np.zeros((groups, outs, flat), planes.dtype)
+    total = zeros("sums", (groups, outs, flat), planes.dtype)
     for phase in range(planes.shape[0]):
         mine = [i for i, (p, _) in enumerate(taps) if p == phase]
         rows = weights[mine].transpose(1, 0, 2, 3).reshape(groups, len(mine) * outs, channels)
-        product = np.matmul(rows, planes[phase].reshape(groups, channels, -1))
+        product = scratch("more", (groups, len(mine) * outs, planes.shape[2]), planes.dtype)
+        np.matmul(rows, planes[phase].reshape(groups, channels, -1), out=product)
         product = product.reshape(groups, len(mine), outs, -1)
         for i, tap in enumerate(mine):
             shift = taps[tap][1]
@@ -360,7 +362,7 @@ def correlate_weight(x: Array, dy: Array, window: Window, groups: int = 1, few: 
         planes = planes.reshape(layout.phases, groups, channels, -1)
         # outputs at the planes' width: zeros where a row wraps, and before the first to shift into
         flat = (stop - start) * layout.plane
-        wide = np.zeros((groups, per_group, layout.reach + max(flat, planes.shape[3])), dy.dtype)
+        wide = zeros("turned", (groups, per_group, layout.reach + max(flat, planes.shape[3])), dy.dtype)
         view = wide[:, :, layout.reach : layout.reach + flat]
         view = view.reshape(outs, stop - start, layout.rows.size, layout.cols.size)
         view[:, :, : dy.shape[2], : dy.shape[3]] = dy[start:stop].swapaxes(0, 1)
@@ -372,7 +374,7 @@ def _weight_of_shifted_inputs(planes: Array, wide: Array, layout: _Layout, span:
     taps, reach = layout.taps, layout.reach
     _, groups, channels, _ = planes.shape
     block = _block(len(taps) * groups * channels, span, planes.itemsize)
-    stack = np.empty((groups, len(taps), channels, block), planes.dtype)
+    stack = scratch("stack", (groups, len(taps), channels, block), planes.dtype)
     for start in range(0, span, block):
         n = min(block, span - start)
         for i, (phase, shift) in enumerate(taps):
@@ -390,7 +392,7 @@ def _weight_of_shifted_outputs(planes: Array, wide: Array, layout: _Layout, span
     for phase in range(layout.phases):
         mine = [i for i, (p, _) in enumerate(taps) if p == phase]
         block = _block(len(mine) * groups * per_group, length, planes.itemsize)
-        stack = np.empty((groups, len(mine), per_group, block), planes.dtype)
+        stack = scratch("stack", (groups, len(mine), per_group, block), planes.dtype)
         for start in range(0, length, block):
             n = min(block, length - start)
             for i, tap in enumerate(mine):

@@ -45,7 +45,7 @@ def correlate(
         return y.reshape(batch, outs, height, width)
     few = 2 * (full or outs) <= channels
     if groups == 1 and not few and strips.fits(window, (height, width), out):
-        return strips.correlate(x, weight, window, out, bias)
+        return strips.correlate(x, weight, window, out, bias, full)
     return phases.correlate(x, weight, window, out, groups, bias, few)
 
 
@@ -78,7 +78,7 @@ def correlate_transposed(
             window.kernel, (1, 1), (eh - 1 - top, ew - 1 - left, eh - 1 - bottom, ew - 1 - right), window.dilation
         )
         if strips.fits(turned, (height, width), size):
-            return strips.correlate(dy, weight[:, :, ::-1, ::-1].swapaxes(0, 1), turned, size, bias)
+            return strips.correlate(dy, weight[:, :, ::-1, ::-1].swapaxes(0, 1), turned, size, bias, full)
     return phases.correlate_transposed(dy, weight, window, size, groups, bias, few)
 
 
