@@ -373,6 +373,10 @@ def correlate_weight(x: Array, dy: Array, window: Window, groups: int = 1, few: 
 def _weight_of_shifted_inputs(planes: Array, wide: Array, layout: _Layout, span: int, total: Array) -> None:
     taps, reach = layout.taps, layout.reach
     _, groups, channels, _ = planes.shape
+    if channels == wide.shape[1] == 1:  # depthwise
+        for i, (phase, shift) in enumerate(taps):
+            total[i, :, 0, 0] += np.vecdot(planes[phase, :, 0, shift : shift + span], wide[:, 0, reach : reach + span])
+        return
     block = _block(len(taps) * groups * channels, span, planes.itemsize)
     stack = scratch("stack", (groups, len(taps), channels, block), planes.dtype)
     for start in range(0, span, block):
