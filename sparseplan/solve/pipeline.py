@@ -132,7 +132,7 @@ class _Pipeline:
 
     def fallback(self) -> Found | None:
         """The decisions of least peak, where the search for the best ones found none that can be placed."""
-        status, decisions, _ = self.program.cheapest(self.part(1.0), frozen=True)
+        status, decisions, _ = self.program.cheapest(self.part(1.0), remaining=True)
         capacity = self.problem.capacity(MAIN)
         if decisions is None:
             return None
@@ -215,8 +215,7 @@ class _Pipeline:
         memory = candidate.memory
         step = memory.peak_step()
         live = tuple((b.value, b.bytes) for b in memory.live(step)[:6])
-        # what was ruled out at this budget might do with fewer bytes than what is left
-        proven = status == "OPTIMAL" and candidate.placement.peak == bound and not program.excluded
+        proven = status == "OPTIMAL" and candidate.placement.peak == bound
         fewest = align_up(candidate.placement.peak, problem.options.alignment)
         fewest += self.problem.device.level(MAIN).reserved
         available, needed = capacity, max(memory.peak(), candidate.bound)

@@ -76,8 +76,8 @@ class Program:
         self.macs = macs_terms(graph, self.literals)
         self.frozen = frozen_row(graph, self.literals)
         self._value()
-        #: how many sets of decisions were ruled out
-        self.excluded = 0
+        #: sets of decisions that were ruled out, each as a clause
+        self.excluded: list[list[cp_model.LiteralT]] = []
         #: a proven upper bound on the value of all decisions not excluded
         self.best_bound = math.fsum(max(0.0, *t.values()) for t in problem.values.values())
 
@@ -127,7 +127,7 @@ class Program:
     def exclude(self, decisions: Decisions) -> None:
         """Rule one set of decisions out."""
         update = self.graph
-        literals = []
+        literals: list[cp_model.LiteralT] = []
         for name, levels in update.levels.items():
             chosen = decisions.update.get(name, 0.0)
             for (r, _), bit in zip(levels.fractions, levels.atoms, strict=True):
@@ -136,8 +136,7 @@ class Program:
         for p, options in zip(self.graph.picks, self.literals.picks, strict=True):
             if p.op in decisions.picks:
                 literals.append(options[p.options.index(decisions.picks[p.op])].Not())
-        self.model.add_bool_or(literals)
-        self.excluded += 1
+        self.excluded.append(literals)
 
     def select(self, limits: Limits, margin: int = 0, above: float | None = None) -> Selection:
         """The best decisions within all budgets.
@@ -150,6 +149,8 @@ class Program:
         capacity = self.problem.capacity(MAIN)
         self.limit_bytes(model, None if capacity is None else capacity - margin)
         self.limit_others(model)
+        for clause in self.excluded:
+            model.add_bool_or(clause)
         if above is not None:
             model.add(self.value >= math.floor((above + self.resolution) * self.scale) + 1)
         atoms = list(self.literals.atoms.values())
@@ -172,11 +173,13 @@ class Program:
         ties = {n: o.status for n, o in zip(names, outcomes[1:], strict=False)}
         return Selection(first.status, self.decisions(solved[-1]), bound, ties, work)
 
-    def cheapest(self, limits: Limits, frozen: bool = False) -> tuple[str, Decisions | None, int]:
-        """The decisions of least peak that satisfy all but the budget of main memory (and, without
-        ``frozen``, that of the frozen level); (status, decisions, bound)."""
+    def cheapest(self, limits: Limits, remaining: bool = False) -> tuple[str, Decisions | None, int]:
+        """The decisions of least peak that satisfy all but the budget of main memory (and, unless only
+        those ``remaining`` are asked for, the frozen level's and what was ruled out); (status, decisions, bound)."""
         model = self.model.clone()
-        self.limit_others(model, frozen=frozen)
+        self.limit_others(model, frozen=remaining)
+        for clause in self.excluded if remaining else ():
+            model.add_bool_or(clause)
         model.minimize(self.peak(model))
         outcome = solve(model, limits, parameters=SEARCH)
         if not outcome.solved:

@@ -12,7 +12,9 @@ from sparseplan.network import Network
 from sparseplan.ops import infos, loss_def, op_def
 from sparseplan.ops.base import Array
 from sparseplan.run import gradients, reference
+from sparseplan.run.checks import stored_parameters
 from sparseplan.run.runner import random_data
+from sparseplan.steps import TrainingOptions
 from sparseplan.testing.peers import trainable
 from sparseplan.testing.theorems import require
 
@@ -82,7 +84,8 @@ def check_pruned_gradients(network: Network, update: Mapping[str, float], seed: 
     Those of parameters updated in part equal the leading part.
     """
     loss, (x, target) = _data(network, batch, seed)
-    params = {p: a.astype(np.float32) for p, a in generic_parameters(network, seed).items()}
+    drawn = {p: a.astype(np.float32) for p, a in generic_parameters(network, seed).items()}
+    params = stored_parameters(network, drawn, TrainingOptions("fp32"))  # int8 ones in quanta
     full = reference(network, params, x, target, loss)
     value, pruned = gradients(network, params, x, target, loss, update=update)
     about = f"network {network.name!r}, update={dict(update)}, loss {loss}, seed={seed}, batch={batch}"

@@ -13,7 +13,8 @@ and by drawing the first of each list of choices, which is the plainest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from hypothesis import strategies as st
@@ -72,13 +73,15 @@ class _Drawing:
         groups = self.pick(*dict.fromkeys(g for g in (1, 2, c) if c % g == 0))
         outs = c if keep_size else groups * self.pick(*((1, 2) if groups > 1 else (2, 1, 4, 8)))
         padding: Any = kernel // 2
-        stride = 1
+        stride = dilation = 1
         if not keep_size:
             stride = self.pick(1, 2)
             if kernel <= min(size):
                 padding = self.pick(kernel // 2, 0, (kernel // 2, 0, 0, kernel // 2))
+            if kernel == 3 and min(size) >= 5:
+                dilation = self.pick(1, 2)
         return self.op("conv", t, params=self.slots(), kernel=kernel, out_channels=outs, groups=groups, stride=stride,
-                       padding=padding)  # fmt: skip
+                       padding=padding, dilation=dilation)  # fmt: skip
 
     def narrow(self, t: str) -> str:
         """Half the extent, by a stride or a pool."""
@@ -184,6 +187,15 @@ class _Drawing:
         return self.net.build([loose[-1], *loose[:-1]])
 
 
+def with_dtypes(network: Network, dtypes: Mapping[str, str]) -> Network:
+    """The same network with some parameters stored in types of their own (int8 in quanta of 1/64)."""
+    tensors = (
+        replace(t, dtype=dtypes[t.name], scale=1 / 64 if dtypes[t.name] == "int8" else None) if t.name in dtypes else t
+        for t in network.tensors
+    )
+    return Network(network.name, tuple(tensors), network.ops, network.outputs)
+
+
 @st.composite
 def networks(draw: st.DrawFn, kind: NetworkKind = "any", max_ops: int = 8) -> Network:
     """Networks over small images, of about ``max_ops`` ops at most.
@@ -191,7 +203,8 @@ def networks(draw: st.DrawFn, kind: NetworkKind = "any", max_ops: int = 8) -> Ne
     Args:
         kind: ``chain`` (each op reads the one before), ``residual`` (blocks ``x + f(x)``), ``branch``
             (ways that part and join), ``ushape`` (down and up, with skips), or ``any`` of these and
-            free graphs with several inputs, dead ends, further outputs, and tensors read many times.
+            free graphs with several inputs, dead ends, further outputs, tensors read many times, and
+            parameters in int8 or fp32 whatever the plan's type.
 
     Convolutions are pointwise, grouped, depthwise, strided, padded on some sides only, with and
     without bias. The first output is the one that a loss is put on.
@@ -225,7 +238,11 @@ def networks(draw: st.DrawFn, kind: NetworkKind = "any", max_ops: int = 8) -> Ne
                 continue
     if kind != "ushape" and draw(st.booleans()):
         d.head()
-    return d.build()
+    network = d.build()
+    if not free or not network.parameters or not draw(st.booleans()):
+        return network
+    stored = st.dictionaries(st.sampled_from(network.parameters), st.sampled_from(["int8", "fp32"]), max_size=3)
+    return with_dtypes(network, draw(stored))
 
 
 def trainable_networks(kind: NetworkKind = "any", max_ops: int = 8) -> st.SearchStrategy[Network]:
@@ -262,19 +279,22 @@ def devices(
     l2: int | None = None,
     l1: st.SearchStrategy[int | None] | None = None,
     alignment: int | None = None,
+    flash: int | None = None,
 ) -> Device:
     """Devices with a main memory of ``l2`` usable bytes (None: unbounded), perhaps an L1 and a flash.
 
     Args:
-        l1: what to draw the bytes of L1 from; by default there is none, or enough for small networks.
+        l1: what to draw the bytes of L1 from; by default there is none, or enough for small networks, or little.
+        alignment: of the main memory; that of other levels may differ.
+        flash: bytes of flash; None: unbounded.
     """
     at = alignment or draw(st.sampled_from([1, 4, 8, 64]))
     reserved = draw(st.sampled_from([0, 1, 100]))
     levels = [Level("L2", None if l2 is None else l2 + reserved, reserved, at)]
-    scratch = draw(st.sampled_from([None, 1 << 14]) if l1 is None else l1)
+    scratch = draw(st.sampled_from([None, 1 << 14, 1 << 11, 1 << 8]) if l1 is None else l1)
     if scratch is not None:
-        levels.insert(0, Level("L1", scratch, 0, at))
-    levels.append(Level("flash", None, 0, at))
+        levels.insert(0, Level("L1", scratch, 0, draw(st.sampled_from([at, 4]))))
+    levels.append(Level("flash", flash, 0, draw(st.sampled_from([at, 16]))))
     return Device("drawn", "A drawn device", tuple(levels), double_buffer=draw(st.booleans()))
 
 
@@ -339,5 +359,8 @@ def problems(
         graph = trace(net, asked, choices)
         full = sum(graph.restrict(UpdateSet({p: r[-1] for p, r in choices.items()})).macs.values())
         max_macs = draw(st.integers(full // 4, full + 1))
-    device = draw(devices(l2, alignment=asked.alignment))
+    flash = None
+    if tight and asked.frozen == "flash" and draw(st.integers(0, 3)) == 3:
+        flash = draw(st.integers(1, sum(4 * net.tensor[p].elements + 64 for p in net.parameters)))
+    device = draw(devices(l2, alignment=asked.alignment, flash=flash))
     return Problem(net, device, asked, choices, must, worth, max_macs)
