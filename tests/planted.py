@@ -1,10 +1,10 @@
-"""Plans to plant faults in: small networks of every op, placed by the plainest first fit."""
+"""Plans to plant faults in: small networks of every op, and plans of theirs to change."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,39 +13,12 @@ from sparseplan.autodiff import trace
 from sparseplan.builder import NetworkBuilder
 from sparseplan.device import custom
 from sparseplan.errors import ProblemError
-from sparseplan.liveness import Memory, analyse
 from sparseplan.network import Network
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.problem import Problem, resolve_choices, resolve_values
-from sparseplan.solve.tiling import Tiling
-from sparseplan.steps import MAIN, TrainingOptions, UpdateSet
+from sparseplan.steps import TrainingOptions
+from sparseplan.testing.peers import plan_of
 from sparseplan.verify import verify
-
-
-def first_fit(memory: Memory, alignment: int) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
-    """Every group of buffers at the lowest multiple of the alignment where nothing else lives."""
-    groups: dict[tuple[str, int], list[Any]] = {}
-    for b in memory.buffers:
-        groups.setdefault((b.level, b.group), []).append(b)
-    placed: list[PlacedBuffer] = []
-    for (level, _), members in groups.items():
-        base = 0
-        while True:
-            clash = [
-                q.end - b.offset
-                for b in members
-                for q in placed
-                if q.level == level and b.start < q.stop and q.start < b.stop
-                and base + b.offset < q.end and q.offset < base + b.offset + b.bytes
-            ]  # fmt: skip
-            if not clash:
-                break
-            base = -(-max(base + 1, min(clash)) // alignment) * alignment
-        placed += [PlacedBuffer(b.value, b.lo, b.bytes, b.start, b.stop, level, base + b.offset) for b in members]
-    peaks = {MAIN: 0}
-    for q in placed:
-        peaks[q.level] = max(peaks.get(q.level, 0), q.end)
-    return tuple(placed), peaks
 
 
 def problem_of(
@@ -67,25 +40,6 @@ def problem_of(
         except ProblemError:  # no gradient reaches it
             del choices[p]
     return Problem(network, device, settings, choices, least, resolve_values(network, choices), max_macs)
-
-
-def plan_of(problem: Problem, update: Mapping[str, float], picks: Mapping[str, str] | None = None) -> Plan:
-    """A plan for given decisions; its bound is what everything would be worth."""
-    graph = trace(problem.network, problem.options, problem.choices)
-    schedule = graph.restrict(UpdateSet(update), picks)
-    memory = analyse(schedule)
-    buffers, peaks = first_fit(memory, problem.options.alignment)
-    bounds = {level: memory.peak(level) for level in peaks}
-    tiles = Tiling(problem.device, graph).tiles(schedule)
-    if tiles:
-        peaks["L1"] = bounds["L1"] = max(t.l1_bytes for t in tiles)
-    return Plan(
-        problem, "FEASIBLE", problem.worth(update),
-        max(problem.worth(update), math.fsum(max(*t.values(), 0.0) for t in problem.values.values())),
-        update={p: r for p, (r, _) in schedule.update.items()}, picks=schedule.picks, steps=schedule.steps,
-        values=tuple(schedule.values.values()), buffers=buffers, tiles=tiles, peak_bytes=peaks,
-        lower_bound_bytes=bounds, macs=schedule.macs,
-    )  # fmt: skip
 
 
 def any_picks(problem: Problem, rng: random.Random) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparseplan.autodiff import differentiate, trace
+from sparseplan.device import Device
 from sparseplan.errors import ProblemError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.network import Network
@@ -45,14 +46,14 @@ def memory_of(network: Network, options: TrainingOptions, update: Mapping[str, f
     return analyse(differentiate(network, UpdateSet(update), options))
 
 
-def first_fit(memory: Memory, alignment: int) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
-    """Every group of buffers at the lowest multiple of the alignment where nothing else lives."""
+def first_fit(memory: Memory, device: Device) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
+    """Every group of buffers at the lowest multiple of its level's alignment where nothing else lives."""
     groups: dict[tuple[str, int], list[Any]] = {}
     for b in memory.buffers:
         groups.setdefault((b.level, b.group), []).append(b)
     placed: list[PlacedBuffer] = []
     for (level, _), members in groups.items():
-        base = 0
+        base, alignment = 0, device.level(level).alignment
         while True:
             clash = [
                 q.end - b.offset
@@ -79,7 +80,7 @@ def plan_of(problem: Problem, update: Mapping[str, float], picks: Mapping[str, s
     graph = trace(problem.network, problem.options, problem.choices)
     schedule = graph.restrict(UpdateSet(update), picks)
     memory = analyse(schedule)
-    buffers, peaks = first_fit(memory, problem.options.alignment)
+    buffers, peaks = first_fit(memory, problem.device)
     bounds = {level: memory.peak(level) for level in peaks}
     tiles = Tiling(problem.device, graph).tiles(schedule)
     if tiles:
