@@ -162,3 +162,29 @@ def test_wide_layers_take_every_method_and_agree(kind: str, channels: int, outs:
     assert np.isclose(np.sum(c.grad_param("weight") * turned["weight"]), along, rtol=1e-10)
     part = c.grad_input(0, (channels // 3, channels // 3 + 1))
     np.testing.assert_allclose(part, c.grad_input(0)[:, channels // 3 : channels // 3 + 1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "outs", "size", "attrs"),
+    [
+        ("conv", 40, 32, 48, {"kernel": 3, "padding": 1}),
+        ("conv", 32, 1, 24, {"kernel": 3, "padding": 1}),
+        ("conv", 8, 16, 48, {"kernel": 3, "padding": 1, "stride": 2}),
+        ("conv", 24, 24, 24, {"kernel": 3, "padding": 1, "groups": 6}),
+        ("conv_transpose", 32, 32, 24, {"kernel": 2, "stride": 2}),
+    ],
+)
+def test_parts_of_large_layers_equal_the_whole_but_for_rounding(
+    kind: str, channels: int, outs: int, size: int, attrs: dict[str, object]
+) -> None:
+    # at sizes that are cut into groups and strips; BLAS may sum a smaller product in another order
+    c = case(kind, [(channels, size, size)], 4, dtype="float32", out_channels=outs, **attrs)
+    dx, dw = c.grad_input(0), c.grad_param("weight")
+    fraction = c.definition.fraction(c.info, "weight")
+    assert fraction is not None
+    for first, last in [(0, channels // 2), (channels // 2, channels), (3, 7), (5, 6)]:
+        part, whole = c.grad_input(0, (first, last)), dx[:, first:last]
+        np.testing.assert_allclose(part, whole, rtol=0, atol=1e-5 * np.abs(dx).max())
+    for keep in (1, fraction.units // 2):
+        whole = np.take(dw, range(keep * fraction.per_unit), axis=fraction.axis)
+        np.testing.assert_allclose(c.grad_param("weight", keep), whole, rtol=0, atol=1e-5 * np.abs(dw).max())

@@ -215,7 +215,7 @@ class Conv(_Conv):
             x = x[:, : keep * (channels // groups)]
             if groups > 1:
                 dy, groups = dy[:, : keep * (info.output[0] // groups)], keep
-        return correlate_weight(x, dy, window_of(info.attrs), groups, full=channels)
+        return correlate_weight(x, dy, window_of(info.attrs), groups, full=channels, deep=info.output[0])
 
     def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:
         x, y, macs = info.inputs[0], info.output, self.macs(info, pass_)
@@ -343,7 +343,7 @@ class ConvTranspose(_Conv):
             x = x[:, : keep * per]
             if groups > 1:
                 dy, groups = dy[:, : keep * (info.output[0] // groups)], keep
-        return correlate_weight(dy, x, window_of(info.attrs), groups, deep=channels)
+        return correlate_weight(dy, x, window_of(info.attrs), groups, full=info.output[0], deep=channels)
 
     def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:
         x, y, macs = info.inputs[0], info.output, self.macs(info, pass_)

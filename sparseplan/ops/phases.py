@@ -1,14 +1,4 @@
-"""Convolutions of any geometry: matrix products over shifted planes.
-
-One layout serves the three passes of convolutions and transposed convolutions. The padded
-input is split into ``stride`` phases, each a flat plane of channels × (batch · rows · columns).
-A tap of the kernel is then a *shift* of a plane: what it reads for consecutive outputs is
-consecutive in memory, so columns are stacked by long copies rather than by small windows.
-Outputs are computed at the plane's width; what wraps around a row is dropped at the end.
-The zeros right of a row double as the zeros left of the next one.
-
-All arrays are ``(batch, channels, height, width)``, weights ``(out, in / groups, kh, kw)``.
-"""
+"""Convolutions of any geometry: matrix products over shifted planes (see ``planes``)."""
 
 from __future__ import annotations
 
@@ -18,147 +8,12 @@ from functools import lru_cache
 import numpy as np
 
 from sparseplan.ops.base import Array
+from sparseplan.ops.planes import Layout, Pair, Window, offset_layout, padded_planes, window_layout
 from sparseplan.ops.scratch import scratch, zeros
 
 #: bytes of stacked columns, and of planes, worked on at a time; they should stay in a core's L2 cache
 BLOCK_BYTES = 1 << 19
 GROUP_BYTES = 1 << 18
-
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Geometry of a sliding window; ``padding`` is (top, left, bottom, right)."""
-
-    kernel: Pair
-    stride: Pair = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: Pair = (1, 1)
-
-    @property
-    def extent(self) -> Pair:
-        """Rows and columns that the dilated kernel spans."""
-        return ((self.kernel[0] - 1) * self.dilation[0] + 1, (self.kernel[1] - 1) * self.dilation[1] + 1)
-
-    def output(self, height: int, width: int) -> Pair:
-        """Rows and columns of outputs (below 1 where the window does not fit)."""
-        top, left, bottom, right = self.padding
-        return (
-            (height + top + bottom - self.extent[0]) // self.stride[0] + 1,
-            (width + left + right - self.extent[1]) // self.stride[1] + 1,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One axis of a layout.
-
-    Attributes:
-        taps: (phase, shift in the phase) of each kernel position.
-        copies: for each phase: first plane index, first source index, count.
-        size: extent of a plane; a row's trailing zeros beyond it are the next row's leading ones.
-        reach: largest shift.
-    """
-
-    taps: tuple[Pair, ...]
-    copies: tuple[tuple[int, int, int], ...]
-    size: int
-    reach: int
-
-
-def _axis(offsets: tuple[int, ...], stride: int, pad: int, extent: int, out: int) -> _Axis:
-    phases = sorted({o % stride for o in offsets})
-    taps = tuple((phases.index(o % stride), o // stride) for o in offsets)
-    reach = max(shift for _, shift in taps)
-    full = out + reach
-    copies = []
-    share = reach
-    for phase in phases:
-        # plane index q stands for source index phase + stride * q - pad
-        first = max(0, -((phase - pad) // stride))
-        last = min(full, (extent - 1 + pad - phase) // stride + 1)
-        count = max(0, last - first)
-        copies.append((first, phase + stride * first - pad, count))
-        if count:
-            share = min(share, first, full - last)
-    return _Axis(taps, tuple(copies), full - share, reach)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    rows: _Axis
-    cols: _Axis
-    out: Pair
-    stride: Pair
-
-    @property
-    def plane(self) -> int:
-        return self.rows.size * self.cols.size
-
-    @property
-    def phases(self) -> int:
-        return len(self.rows.copies) * len(self.cols.copies)
-
-    @property
-    def taps(self) -> list[Pair]:
-        """(phase, flat shift) of each tap, row by row."""
-        wide = len(self.cols.copies)
-        return [(pr * wide + pc, sr * self.cols.size + sc) for pr, sr in self.rows.taps for pc, sc in self.cols.taps]
-
-    @property
-    def reach(self) -> int:
-        return self.rows.reach * self.cols.size + self.cols.reach
-
-    def span(self, batch: int) -> int:
-        """Flat columns from the first to the last output."""
-        return (batch - 1) * self.plane + (self.out[0] - 1) * self.cols.size + self.out[1]
-
-
-@lru_cache(maxsize=4096)
-def _layout(
-    row_offsets: tuple[int, ...],
-    col_offsets: tuple[int, ...],
-    stride: Pair,
-    pad: Pair,
-    size: Pair,
-    out: Pair,
-) -> _Layout:
-    return _Layout(
-        _axis(row_offsets, stride[0], pad[0], size[0], out[0]),
-        _axis(col_offsets, stride[1], pad[1], size[1], out[1]),
-        out,
-        stride,
-    )
-
-
-def _window_layout(window: Window, size: Pair, out: Pair) -> _Layout:
-    (kh, kw), (dh, dw) = window.kernel, window.dilation
-    return _layout(
-        tuple(range(0, kh * dh, dh)), tuple(range(0, kw * dw, dw)), window.stride, window.padding[:2], size, out
-    )
-
-
-def _planes(x: Array, layout: _Layout) -> Array:
-    """Phases of the padded input, ``(phases, channels, flat)``."""
-    batch, channels = x.shape[:2]
-    rows, cols = layout.rows, layout.cols
-    flat = batch * layout.plane
-    # shared zeros: the last row's wrap reads past the last plane
-    length = max(flat, layout.span(batch) + layout.reach)
-    planes = zeros("planes", (layout.phases, channels, length), x.dtype)
-    view = planes[:, :, :flat].reshape(layout.phases, channels, batch, rows.size, cols.size)
-    sh, sw = layout.stride
-    source = x.transpose(1, 0, 2, 3)
-    phase = 0
-    for r0, y0, nr in rows.copies:
-        for c0, x0, nc in cols.copies:
-            if nr and nc:
-                view[phase, :, :, r0 : r0 + nr, c0 : c0 + nc] = source[
-                    :, :, y0 : y0 + (nr - 1) * sh + 1 : sh, x0 : x0 + (nc - 1) * sw + 1 : sw
-                ]
-            phase += 1
-    return planes
 
 
 def _block(rows: int, span: int, itemsize: int) -> int:
@@ -213,7 +68,7 @@ def _scatter(planes: Array, taps: list[Pair], weights: Array, groups: int, span:
     return total
 
 
-def _sample_groups(batch: int, layout: _Layout, channels: int, itemsize: int) -> list[Pair]:
+def _sample_groups(batch: int, layout: Layout, channels: int, itemsize: int) -> list[Pair]:
     """Half-open ranges of samples whose planes stay in cache together."""
     size = min(batch, max(1, GROUP_BYTES // (layout.phases * layout.plane * channels * itemsize)))
     return [(start, min(batch, start + size)) for start in range(0, batch, size)]
@@ -232,14 +87,14 @@ def correlate(
     batch, _, height, width = x.shape
     outs, channels, kh, kw = weight.shape
     per_group = outs // groups
-    layout = _window_layout(window, (height, width), out)
+    layout = window_layout(window, (height, width), out)
     taps = layout.taps
     few = few and len(taps) > 1
     rows: Array = weight.reshape(groups, per_group, channels, kh * kw)
     rows = rows.transpose(3, 0, 1, 2) if few else rows.swapaxes(2, 3).reshape(groups, per_group, -1)
     y = np.empty((batch, outs, *out), x.dtype)
     for start, stop in _sample_groups(batch, layout, channels * groups, x.itemsize):
-        planes = _planes(x[start:stop], layout)
+        planes = padded_planes(x[start:stop], layout)
         span, flat = layout.span(stop - start), (stop - start) * layout.plane
         made = (_scatter if few else _gather)(planes, taps, rows, groups, span, flat)
         wide = made.reshape(outs, stop - start, layout.rows.size, layout.cols.size)
@@ -275,7 +130,7 @@ def correlate_transposed(
     (sh, sw), (dh, dw) = window.stride, window.dilation
     rows = _adjoint_axis(kh, sh, dh, window.padding[0], size[0])
     cols = _adjoint_axis(kw, sw, dw, window.padding[1], size[1])
-    layout = _layout(rows.offsets, cols.offsets, (1, 1), (rows.pad, cols.pad), dy.shape[2:], (rows.out, cols.out))
+    layout = offset_layout(rows.offsets, cols.offsets, (1, 1), (rows.pad, cols.pad), dy.shape[2:], (rows.out, cols.out))
     taps = layout.taps
     phases = [(pr, pc) for pr in rows.phases for pc in cols.phases]
     by_tap = weight.reshape(groups, per_group, channels, kh, kw).transpose(3, 4, 0, 2, 1)
@@ -294,7 +149,7 @@ def correlate_transposed(
         if not phases:
             return dx.reshape(batch, groups * channels, *size)
     for start, stop in _sample_groups(batch, layout, outs, dy.itemsize):
-        planes = _planes(dy[start:stop], layout)
+        planes = padded_planes(dy[start:stop], layout)
         span, flat = layout.span(stop - start), (stop - start) * layout.plane
         made = (_scatter if few else _gather)(planes, taps, joined, groups, span, flat)
         made = made.reshape(groups, len(phases), channels, stop - start, layout.rows.size, layout.cols.size)
@@ -349,16 +204,26 @@ def _adjoint_axis(kernel: int, stride: int, dilation: int, pad: int, extent: int
     return _AdjointAxis(offsets, reach - q0, q1 - q0, tuple(phases))
 
 
-def correlate_weight(x: Array, dy: Array, window: Window, groups: int = 1, few: bool = False) -> Array:
+def correlate_weight(
+    x: Array,
+    dy: Array,
+    window: Window,
+    groups: int = 1,
+    few: bool = False,
+    full: int | None = None,
+    deep: int | None = None,
+) -> Array:
     """``windows.correlate_weight``; with ``few`` outputs it is these that are shifted and stacked."""
     batch, inputs, height, width = x.shape
     outs = dy.shape[1]
     channels, per_group = inputs // groups, outs // groups
-    layout = _window_layout(window, (height, width), dy.shape[2:])
+    layout = window_layout(window, (height, width), dy.shape[2:])
     method = _weight_of_shifted_outputs if few and len(layout.taps) > 1 else _weight_of_shifted_inputs
     total = np.zeros((len(layout.taps), groups, per_group, channels), x.dtype)
-    for start, stop in _sample_groups(batch, layout, inputs, x.itemsize):
-        planes = _planes(x[start:stop], layout)
+    # cuts depend on the channels of the whole, lest a part's sums be taken in another order
+    stacked = (deep or outs) if few else (full or inputs)
+    for start, stop in _sample_groups(batch, layout, full or inputs, x.itemsize):
+        planes = padded_planes(x[start:stop], layout)
         planes = planes.reshape(layout.phases, groups, channels, -1)
         # outputs at the planes' width: zeros where a row wraps, and before the first to shift into
         flat = (stop - start) * layout.plane
@@ -366,18 +231,18 @@ def correlate_weight(x: Array, dy: Array, window: Window, groups: int = 1, few: 
         view = wide[:, :, layout.reach : layout.reach + flat]
         view = view.reshape(outs, stop - start, layout.rows.size, layout.cols.size)
         view[:, :, : dy.shape[2], : dy.shape[3]] = dy[start:stop].swapaxes(0, 1)
-        method(planes, wide, layout, layout.span(stop - start), total)
+        method(planes, wide, layout, layout.span(stop - start), total, stacked)
     return np.ascontiguousarray(total.transpose(1, 2, 3, 0)).reshape(outs, channels, *window.kernel)
 
 
-def _weight_of_shifted_inputs(planes: Array, wide: Array, layout: _Layout, span: int, total: Array) -> None:
+def _weight_of_shifted_inputs(planes: Array, wide: Array, layout: Layout, span: int, total: Array, full: int) -> None:
     taps, reach = layout.taps, layout.reach
     _, groups, channels, _ = planes.shape
     if channels == wide.shape[1] == 1:  # depthwise
         for i, (phase, shift) in enumerate(taps):
             total[i, :, 0, 0] += np.vecdot(planes[phase, :, 0, shift : shift + span], wide[:, 0, reach : reach + span])
         return
-    block = _block(len(taps) * groups * channels, span, planes.itemsize)
+    block = _block(len(taps) * full, span, planes.itemsize)
     stack = scratch("stack", (groups, len(taps), channels, block), planes.dtype)
     for start in range(0, span, block):
         n = min(block, span - start)
@@ -389,13 +254,13 @@ def _weight_of_shifted_inputs(planes: Array, wide: Array, layout: _Layout, span:
         total += part.reshape(groups, len(taps), channels, -1).transpose(1, 0, 3, 2)
 
 
-def _weight_of_shifted_outputs(planes: Array, wide: Array, layout: _Layout, span: int, total: Array) -> None:
+def _weight_of_shifted_outputs(planes: Array, wide: Array, layout: Layout, span: int, total: Array, full: int) -> None:
     taps, reach = layout.taps, layout.reach
     groups, per_group, _ = wide.shape
     length = planes.shape[3]
     for phase in range(layout.phases):
         mine = [i for i, (p, _) in enumerate(taps) if p == phase]
-        block = _block(len(mine) * groups * per_group, length, planes.itemsize)
+        block = _block(len(mine) * full, length, planes.itemsize)
         stack = scratch("stack", (groups, len(mine), per_group, block), planes.dtype)
         for start in range(0, length, block):
             n = min(block, length - start)

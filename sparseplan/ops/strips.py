@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from sparseplan.ops.base import Array
-from sparseplan.ops.phases import Pair, Window
+from sparseplan.ops.planes import Pair, Window
 from sparseplan.ops.scratch import scratch, zeros
 
 #: most multiplications of a product that OpenBLAS takes without packing
@@ -42,13 +42,15 @@ class _Stack:
         group: samples stacked at a time.
     """
 
-    def __init__(self, x: Array, outs: int, window: Window, height: int, ones: bool) -> None:
+    def __init__(self, x: Array, outs: int, window: Window, height: int, ones: bool, full: int | None = None) -> None:
         self.batch, self.channels, self.height, self.width = x.shape
         self.window = window
         self.x = x.reshape(self.batch, self.channels, -1)
         self.taps = window.kernel[1] * self.channels
         depth = self.taps + ones
-        most = SMALL_PRODUCT // (outs * depth * self.width)
+        # cuts depend on the channels of the whole, lest a part's sums be taken in another order
+        whole = window.kernel[1] * (full or self.channels) + ones
+        most = SMALL_PRODUCT // (outs * whole * self.width)
         # products that are large whatever the strip are best left whole
         self.strips = -(-height // most) if most else 1
         self.rows = -(-height // self.strips)
@@ -56,7 +58,7 @@ class _Stack:
         self.pixels = self.rows * self.width
         self.halo = window.extent[0] - 1
         elements = (self.rows + self.halo) * self.width
-        per_sample = self.strips * depth * elements * x.itemsize
+        per_sample = self.strips * whole * elements * x.itemsize
         self.group = min(self.batch, max(1, GROUP_BYTES // per_sample))
         self.data = scratch("stack", (self.group, self.strips, depth, elements), x.dtype)
         if ones:
@@ -157,11 +159,11 @@ def correlate(
     return y.reshape(batch, outs, *out)
 
 
-def correlate_weight(x: Array, dy: Array, window: Window, full: int | None = None) -> Array:
+def correlate_weight(x: Array, dy: Array, window: Window, full: int | None = None, deep: int | None = None) -> Array:
     """``windows.correlate_weight`` without groups, where ``fits``."""
     batch, outs, height, _ = dy.shape
     kh, kw = window.kernel
-    stack = _Stack(x, outs, window, height, False)
+    stack = _Stack(x, deep or outs, window, height, False, full)
     total = np.zeros((kh, stack.taps, outs), x.dtype)
     flat = dy.reshape(batch, outs, -1)
     whole = height // stack.rows

@@ -2,8 +2,8 @@
 
 All arrays are ``(batch, channels, height, width)``, weights ``(out, in / groups, kh, kw)``. Which
 method is taken depends on shapes alone, and on those of the whole: ``full`` (and ``deep``) tell
-the channels of the whole where a call computes only some of them, so that a part is computed
-exactly as within the whole.
+the channels of the whole where a call computes only some of them, so that a part is computed by
+the same method and cuts as within the whole: equal but for the order in which BLAS sums.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from sparseplan.ops import phases, strips
 from sparseplan.ops.base import Array
-from sparseplan.ops.phases import Pair, Window
+from sparseplan.ops.planes import Pair, Window
 
 __all__ = ["Pair", "Window", "correlate", "correlate_transposed", "correlate_weight"]
 
@@ -93,5 +93,5 @@ def correlate_weight(
     narrow = 2 * (deep or dy.shape[1]) <= (full or x.shape[1])
     out = cast(Pair, dy.shape[2:])
     if groups == 1 and not narrow and strips.fits(window, cast(Pair, x.shape[2:]), out):
-        return strips.correlate_weight(x, dy, window)
-    return phases.correlate_weight(x, dy, window, groups, few)
+        return strips.correlate_weight(x, dy, window, full, deep)
+    return phases.correlate_weight(x, dy, window, groups, few, full, deep)
