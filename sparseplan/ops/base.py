@@ -340,9 +340,7 @@ def resolve(network: Network, op: Op) -> OpInfo:
             if slot not in expected:
                 raise OpError(f"parameter slot {slot!r} is unknown to {op.kind}{near(slot, expected)}")
             if network.tensor[name].shape != expected[slot]:
-                raise OpError(
-                    f"{slot} {name!r} has shape {network.tensor[name].shape}, expected {expected[slot]}"
-                )
+                raise OpError(f"{slot} {name!r} has shape {network.tensor[name].shape}, expected {expected[slot]}")
         for slot in sorted(definition.required_params(attrs)):
             if slot not in op.params:
                 raise OpError(f"parameter {slot!r} of shape {expected[slot]} is missing")
