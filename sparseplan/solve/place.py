@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from sparseplan.errors import InternalError, ProblemError
 from sparseplan.solve.cpsat import Clock, Limits
@@ -25,8 +26,12 @@ from sparseplan.solve.exactfit import PlacementStatus, decide
 from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, sections, widest_hole
 from sparseplan.units import align_up
 
+Bools = npt.NDArray[np.bool_]
+
 # Groups that first-fit places anew in changed orders before exact search is begun: some tenths of a second.
 _REFITS = 15_000
+# Divides between small and large groups that are tried.
+_DIVIDES = 16
 # No size or step may reach this, nor all sizes together, so that 64 bits hold every sum.
 _HUGE = 2**48
 
@@ -152,11 +157,21 @@ def place_min(
     best = task.quick(clock)
     ceiling = best.peak if capacity is None else min(best.peak, capacity + 1)
     rounds = range(2)
+    if capacity is not None and bound < capacity < best.peak:
+        # whether it fits at all matters more than how low it gets
+        answer = _Search(task, capacity, clock, rounds, refits=0).run()
+        if answer.status == "PLACED":
+            best, ceiling = answer, answer.peak
+        elif answer.status == "IMPOSSIBLE":
+            return task.result(answer, clock), task.attainable(capacity + 1)
     while bound < ceiling and not clock.passed():
+        fits = capacity is not None and ceiling <= capacity
+        if fits:
+            rounds = range(1)  # a lower peak is welcome, but not worth much time
         # Capacities below the floor resisted these rounds of search, though nothing is proven of them.
         trial = floor = bound
         while floor < ceiling and not clock.passed():
-            answer = _Search(task, trial, clock, rounds, refits=0).run()
+            answer = _Search(task, trial, clock, rounds, refits=0, strips=not fits).run()
             if answer.status == "PLACED":
                 best = answer
                 ceiling = answer.peak
@@ -167,6 +182,10 @@ def place_min(
             trial = task.attainable((floor + ceiling) // 2)
             if trial >= ceiling:
                 trial = floor
+            if fits:
+                break
+        if fits:
+            break
         rounds = range(rounds.stop, rounds.stop + 1)
     if capacity is not None and best.peak > capacity:
         status: PlacementStatus = "IMPOSSIBLE" if bound > capacity else "UNKNOWN"
@@ -286,6 +305,7 @@ class _Search:
     clock: Clock
     rounds: range | None = None  # of exact search; None for all it takes
     refits: int = _REFITS
+    strips: bool = True
     methods: list[str] = field(default_factory=list)
 
     def run(self) -> _Answer:
@@ -364,6 +384,55 @@ class _Search:
                 rest.append(group)
         return rest, floor
 
+    def in_strips(self, groups: list[int], floor: int, base: Ints) -> bool:
+        """Place small groups in a strip at the bottom and large ones above it, at some divides between sizes.
+
+        Where bytes of very different sizes mix, the search for the large ones is lost in the permutations of the
+        small ones; a strip of their own costs hardly more than the bytes that are live there.
+        """
+        height = self.task.block.height()[groups]
+        sizes = np.unique(height)
+        divides = [int(a) for a, b in itertools.pairwise(sizes.tolist()) if b >= 1.25 * a][:_DIVIDES]
+        strips = [found for divide in divides if (found := self.strip(groups, height <= divide, floor))]
+        for rounds in (None, range(1), range(1, 2)):
+            for small, large, lower, top in strips:
+                if self.clock.late():
+                    return False
+                upper = self.above(large, top, rounds)
+                if upper is not None:
+                    base[small] = lower + floor
+                    base[large] = upper + self.task.top(self.capacity)[large] - top
+                    self.methods.append("strips")
+                    return True
+        return False
+
+    def strip(self, groups: list[int], low: Bools, floor: int) -> tuple[list[int], list[int], Ints, Ints] | None:
+        """Small groups, large ones, bases of the small in a strip, highest bases of the large above it.
+
+        None where the large ones' live bytes leave too little for the strip.
+        """
+        small = [g for g, s in zip(groups, low.tolist(), strict=True) if s]
+        large = [g for g, s in zip(groups, low.tolist(), strict=True) if not s]
+        block = self.task.block.subset(small).compressed()
+        tall, far = block.height(), np.full(block.count, 2**58)
+        tries = attempts(block, Rivals.of(block), far, self.clock.limits.seed, _trials(_REFITS // 8, block))
+        lower = min((found for _, found in tries), key=lambda found: int((found + tall).max()))
+        block = self.task.block.subset(large).compressed()
+        top = self.task.top(self.capacity)[large] - floor - int((lower + tall).max())
+        most = max(sum(size for _, _, size in section) for section in sections(block))
+        if int(top.min()) < 0 or most > int((top + block.height()).max()):
+            return None
+        return small, large, lower, top
+
+    def above(self, large: list[int], top: Ints, rounds: range | None) -> Ints | None:
+        """Bases of the large groups at ``top`` or below: by first-fit, or by these rounds of exact search."""
+        block = self.task.block.subset(large).compressed()
+        if rounds is None:
+            tries = attempts(block, Rivals.of(block), top, self.clock.limits.seed, _trials(_REFITS, block))
+            return next((found for _, found in tries if bool((found <= top).all())), None)
+        decision = decide(block, top, self.clock, rounds)
+        return decision.base if decision.status == "PLACED" else None
+
     def leaf(self, groups: list[int], floor: int, base: Ints) -> PlacementStatus:
         """Place groups that cannot be split further: first-fit, then exact search."""
         block = self.task.block.subset(groups).compressed()
@@ -381,6 +450,8 @@ class _Search:
             if self.clock.late():
                 self.methods.append("limits")
                 return "UNKNOWN"
+        if self.strips and self.in_strips(groups, floor, base):
+            return "PLACED"
         decision = decide(block, top, self.clock, self.rounds)
         self.methods.append(decision.method)
         if decision.status == "PLACED":
