@@ -245,7 +245,7 @@ class _Pipeline:
         )
         if status not in ("INFEASIBLE", "OPTIMAL", "FEASIBLE", "UNKNOWN"):
             raise InternalError(f"no decisions, yet status {status}")
-        return Infeasibility(level, "", row.constant, available, (), row.constant, message)
+        return Infeasibility(level, "", row.constant, available, (), None, message)
 
 
 def _tensor_list(tensors: tuple[tuple[str, int], ...]) -> str:

@@ -108,12 +108,12 @@ class Program:
             for row in self.rows:
                 model.add(self.expression(row) <= capacity)
 
-    def limit_others(self, model: cp_model.CpModel, frozen: bool = True) -> None:
+    def limit_others(self, model: cp_model.CpModel) -> None:
         """Caps on MACs and on the frozen level."""
         if self.problem.max_macs is not None:
             model.add(self.expression(self.macs) <= self.problem.max_macs)
         level = self.problem.options.frozen
-        if frozen and level != MAIN and (capacity := self.problem.capacity(level)) is not None:
+        if level != MAIN and (capacity := self.problem.capacity(level)) is not None:
             model.add(self.expression(self.frozen) <= capacity)
 
     def peak(self, model: cp_model.CpModel) -> cp_model.IntVar:
@@ -174,10 +174,12 @@ class Program:
         return Selection(first.status, self.decisions(solved[-1]), bound, ties, work)
 
     def cheapest(self, limits: Limits, remaining: bool = False) -> tuple[str, Decisions | None, int]:
-        """The decisions of least peak that satisfy all but the budget of main memory (and, unless only
-        those ``remaining`` are asked for, the frozen level's and what was ruled out); (status, decisions, bound)."""
+        """The decisions of least peak that satisfy all but the budget of main memory; (status, decisions, bound).
+
+        Those ruled out are among them unless only the ``remaining`` ones are asked for.
+        """
         model = self.model.clone()
-        self.limit_others(model, frozen=remaining)
+        self.limit_others(model)
         for clause in self.excluded if remaining else ():
             model.add_bool_or(clause)
         model.minimize(self.peak(model))
