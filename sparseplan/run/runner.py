@@ -23,6 +23,8 @@ from sparseplan.run.reference import Arithmetic, reference, store
 from sparseplan.run.spread import spread
 from sparseplan.steps import OPTIMIZERS, TARGET, Step
 
+#: the largest arena that is allocated: far beyond a microcontroller, far below a workstation
+MOST_BYTES = 2**32
 #: guard zones when none are asked for, bytes
 GUARD_BYTES = 16
 
@@ -82,6 +84,19 @@ class RunReport:
         }
 
 
+def _claimed(plan: Plan) -> dict[str, int]:
+    """Bytes of each level that holds buffers, as claimed; not believed before anything is allocated."""
+    ends: dict[str, int] = {}
+    for b in plan.buffers:
+        ends[b.level] = max(ends.get(b.level, 0), b.end)
+    for level, end in ends.items():
+        if plan.peak_bytes.get(level) != end:
+            raise PlanError(f"peak_bytes[{level!r}]={plan.peak_bytes.get(level)}, but its buffers end at byte {end}")
+        if end > MOST_BYTES:
+            raise PlanError(f"peak_bytes[{level!r}]={end} is more than the {MOST_BYTES:,} bytes that are simulated")
+    return ends
+
+
 def run(
     plan: Plan,
     parameters: Mapping[str, Array] | None = None,
@@ -126,7 +141,7 @@ def run(
     if x is None or target is None:
         x, target = random_data(network, options.loss, samples * options.batch, seed)
     task = _Task(plan, optimizer, stored_parameters(network, parameters, options), x, target, samples)
-    claimed = {level: n for level, n in plan.peak_bytes.items() if any(b.level == level for b in plan.buffers)}
+    claimed = _claimed(plan)
     result = task.execute(plan.buffers, claimed)
     arena, faults = result.arena, list(result.faults)
     if guard_bytes:
