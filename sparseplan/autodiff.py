@@ -74,13 +74,15 @@ def trace(
 
     Args:
         choices: parameter name to the fractions allowed; a parameter that is absent is frozen.
-            None allows every parameter every one of ``FRACTIONS``.
+            None allows every one of ``FRACTIONS`` of every parameter that can be updated at all.
 
     Raises:
         ProblemError: a choice that cannot be updated (unknown, int8, no path to the loss).
     """
     if choices is None:
-        choices = {p: FRACTIONS for p in network.parameters if network.tensor[p].dtype != "int8"}
+        reached = reached_by_gradient(network, infos(network))
+        able = (p for p in network.parameters if network.tensor[p].dtype != "int8")
+        choices = {p: FRACTIONS for p in able if network.owner[p][0].name in reached}
     return _Walk(network, options, choices).run()
 
 
