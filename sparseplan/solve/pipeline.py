@@ -24,7 +24,7 @@ from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, Schedule, UpdateSet
-from sparseplan.training import TrainingGraph
+from sparseplan.training import TrainingGraph, holds
 from sparseplan.units import align_up, format_bytes
 
 Progress = Callable[[str], None]
@@ -131,16 +131,42 @@ class _Pipeline:
         return Limits(seconds, left.seed, left.work)
 
     def fallback(self) -> Found | None:
-        """The decisions of least peak, where the search for the best ones found none that can be placed."""
-        status, decisions, _ = self.program.cheapest(self.part(1.0), remaining=True)
-        capacity = self.problem.capacity(MAIN)
-        if decisions is None:
-            return None
-        candidate = self.place(decisions, capacity)
-        if candidate.placement.status != "PLACED" or (capacity is not None and candidate.placement.peak > capacity):
-            return None
-        selection = Selection(status, decisions, math.inf, {}, 0.0)
-        return Found(candidate, selection, self.problem.worth(decisions.update))
+        """Some plan, where the search for the best ones found none that can be placed.
+
+        First what has to be updated and nothing else, which takes no search; then the decisions of least peak.
+        """
+        least = Decisions(self.least_update(), {})
+        tries = [least] if self.allowed(least) else []
+        for decisions in (*tries, None):
+            if decisions is None:
+                _, decisions, _ = self.program.cheapest(self.part(1.0), remaining=True)
+                if decisions is None:
+                    return None
+            capacity = self.problem.capacity(MAIN)
+            candidate = self.place(decisions, capacity)
+            placement = candidate.placement
+            if placement.status == "PLACED" and (capacity is None or placement.peak <= capacity):
+                selection = Selection("FEASIBLE", decisions, math.inf, {}, 0.0)
+                return Found(candidate, selection, self.problem.worth(decisions.update))
+        return None
+
+    def allowed(self, decisions: Decisions) -> bool:
+        """Whether decisions keep every budget but that of main memory."""
+        schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
+        most = self.problem.max_macs
+        level = self.problem.options.frozen
+        capacity = None if level == MAIN else self.problem.capacity(level)
+        frozen = sum(
+            align_up(v.bytes, self.problem.device.level(level).alignment)
+            for v in schedule.values.values()
+            if v.role == "parameter" and v.level == level
+        )
+        chosen = self.graph.chosen(UpdateSet(decisions.update))
+        return (
+            (most is None or sum(schedule.macs.values()) <= most)
+            and (capacity is None or frozen <= capacity)
+            and not any(holds(when, chosen) for when, _ in self.tiling.forbidden())
+        )
 
     # -- one set of decisions -------------------------------------------------------------------
     def place(self, decisions: Decisions, capacity: int | None) -> Candidate:
