@@ -27,6 +27,10 @@ _STATUS: dict[Any, Status] = {
 }
 
 
+# Seconds for confirming that a model has no solution.
+_CONFIRM_SECONDS = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When to stop, and which seed to use.
@@ -177,6 +181,24 @@ def _objective(
     return objective, objective if status == "OPTIMAL" else sign * (inner_bound + offset)
 
 
+def _confirmed(
+    model: cp_model.CpModel, clock: Clock, outcome: Outcome, known: bool, parameters: Mapping[str, Any] | None
+) -> Outcome:
+    """``outcome`` INFEASIBLE, unless a search without presolve finds a solution after all.
+
+    Presolve was seen to lose solutions where coefficients are large; a solution, once found, is beyond doubt.
+    ``known``: an earlier goal had a solution, so there must be one.
+    """
+    limits = clock.left(seconds=_CONFIRM_SECONDS + 2 * outcome.seconds)
+    again = solve(model, limits, parameters={**(parameters or {}), "cp_model_presolve": False})
+    clock.spend(again.work)
+    if again.solved:
+        return again
+    if known and again.status == "INFEASIBLE":
+        raise InternalError("CP-SAT finds no solution where it has just found one")
+    return again if known else outcome
+
+
 def solve_in_order(
     model: cp_model.CpModel,
     goals: Sequence[tuple[Sense, cp_model.LinearExprT]],
@@ -204,6 +226,8 @@ def solve_in_order(
             stage.minimize(expression)
         outcome = solve(stage, clock.left(), workers=workers, parameters=parameters)
         clock.spend(outcome.work)
+        if outcome.status == "INFEASIBLE":
+            outcome = _confirmed(stage, clock, outcome, known=bool(outcomes), parameters=parameters)
         outcomes.append(outcome)
         if not outcome.solved or outcome.objective is None:
             break

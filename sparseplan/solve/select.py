@@ -20,9 +20,9 @@ from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_t
 from sparseplan.steps import MAIN
 from sparseplan.training import TrainingGraph
 
-#: values are scaled to integers whose sum stays below 2**VALUE_BITS; far below what CP-SAT bears,
-#: far finer than any measured value
-VALUE_BITS = 44
+#: values are scaled to integers whose sum stays below 2**VALUE_BITS: finer than any measured value.
+#: With coefficients beyond 2**40 the presolve of CP-SAT 9.15 was seen to call solvable models infeasible.
+VALUE_BITS = 30
 #: byte budgets are knapsacks: with the linear relaxation of the disjunctions too, bounds are tight
 #: and one worker proves in a second what takes minutes without
 SEARCH = {"linearization_level": 2}
