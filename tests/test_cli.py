@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -271,3 +272,23 @@ def test_as_a_program() -> None:
     bad = subprocess.run([*command, "plan", "nothing"], capture_output=True, text=True, check=False)
     assert bad.returncode == 2
     assert "Traceback" not in bad.stderr
+
+
+def test_interrupting_a_solve_ends_it_and_writes_nothing(tmp_path: Path) -> None:
+    """At this budget contiguous concats keep the search busy for minutes."""
+    out = tmp_path / "plan.json"
+    command = [sys.executable, "-m", "sparseplan.cli", "plan", "upydnet", "--device", "gap9", "--l2", "600kB"]
+    process = subprocess.Popen(
+        [*command, "--concat", "adjoin", "--time-limit", "600", "-o", str(out)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=8)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ One worker by default, since several race and so differ from run to run. A solve
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -154,7 +155,8 @@ def solve(
     for name, value in (parameters or {}).items():
         setattr(settings, name, value)
     began = time.perf_counter()
-    status = _STATUS.get(solver.solve(model))
+    settings.catch_sigint_signal = False  # it would end this search as if in time, and the caller go on
+    status = _STATUS.get(_interruptible(solver, model))
     seconds = time.perf_counter() - began
     if status is None:
         raise InternalError(f"CP-SAT rejects the model: {model.validate()}")
@@ -164,6 +166,36 @@ def solve(
     if model.has_objective():
         objective, bound = _objective(model, values, status, int(response.inner_objective_lower_bound))
     return Outcome(status, objective, bound, values, seconds, float(response.deterministic_time))
+
+
+def _interruptible(solver: cp_model.CpSolver, model: cp_model.CpModel) -> Any:
+    """Solve in a thread, so that Ctrl-C reaches Python at once: the search is stopped, then it is raised."""
+    if threading.current_thread() is not threading.main_thread():
+        return solver.solve(model)
+    result: list[Any] = []
+    failure: list[BaseException] = []
+    done = threading.Event()  # a join that is interrupted takes the thread for dead (Python 3.11)
+
+    def work() -> None:
+        try:
+            result.append(solver.solve(model))
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while not done.wait(0.2):
+            pass
+    except KeyboardInterrupt:
+        while not done.wait(0.02):
+            solver.stop_search()  # in vain until the search has begun
+        raise
+    if failure:
+        raise failure[0]
+    return result[0]
 
 
 def _objective(
