@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from sparseplan import api, report, zoo
 from sparseplan.check import CheckReport, check
 from sparseplan.demo import SAMPLES, demo
@@ -42,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     handler: Handler = args.handler
     try:
-        code = handler(args)
+        # one thread: matrices are small, and results do not depend on the number of cores
+        with threadpool_limits(limits=1):
+            code = handler(args)
         sys.stdout.flush()
         return code
     except SparseplanError as error:
