@@ -181,7 +181,7 @@ def metrics_by_loops(p: np.ndarray, t: np.ndarray, low: float, high: float) -> d
                 "d1": sum(max(a / b, b / a) < 1.25 for a, b in pairs) / n,
                 "d2": sum(max(a / b, b / a) < 1.25**2 for a, b in pairs) / n,
                 "d3": sum(max(a / b, b / a) < 1.25**3 for a, b in pairs) / n,
-                "silog": 100 * math.sqrt(sum((e - mean) ** 2 for e in logs) / n),
+                "silog": 10 * math.sqrt(sum((e - mean) ** 2 for e in logs) / n),
             }
         )
     return {k: sum(r[k] for r in rows) / len(rows) for k in DEPTH_METRICS}

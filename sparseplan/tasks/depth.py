@@ -29,7 +29,7 @@ FB = 4.0
 SIZE = 48
 LABELS = ("tof-nearest", "tof-bilinear", "dense")
 #: training that adapts the pretrained network in about 300 steps
-SETTINGS = TrainSettings(loss="berhu", optimizer="adam", lr=1e-3, lr_drop=((2 / 3, 0.1),), epochs=9, batch=16)
+SETTINGS = TrainSettings(loss="l1", optimizer="adam", lr=2e-3, lr_drop=((2 / 3, 0.1),), epochs=9, batch=16)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def depth_metrics(
     - ``abs_rel`` mean of \\|p - t\\| / t; ``sq_rel`` mean of (p - t)² / t, metres;
     - ``rmse`` root of the mean of (p - t)², metres; ``rmse_log`` the same of ln p - ln t;
     - ``d1``, ``d2``, ``d3`` share of pixels with max(p / t, t / p) < 1.25, 1.25², 1.25³;
-    - ``silog`` 100 times the standard deviation of ln p - ln t (the KITTI benchmark's).
+    - ``silog`` 10 times the standard deviation of ln p - ln t (as the tables of arXiv 2512.00086;
+      the KITTI benchmark has 100 times).
 
     Raises:
         DataError: shapes differ, ``low`` and ``high`` are not 0 < low < high, the
@@ -75,6 +76,6 @@ def depth_metrics(
         "d1": over((ratio < 1.25).astype(np.float64)),
         "d2": over((ratio < 1.25**2).astype(np.float64)),
         "d3": over((ratio < 1.25**3).astype(np.float64)),
-        "silog": 100 * np.sqrt(np.maximum(square_log - mean_log**2, 0)),
+        "silog": 10 * np.sqrt(np.maximum(square_log - mean_log**2, 0)),
     }
     return {name: float(values.mean()) for name, values in each.items()}
