@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sparseplan.steps import MAIN, Schedule
-from sparseplan.units import align_up
+from sparseplan.units import align_up, live_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +49,7 @@ class Memory:
 
     def at(self, level: str) -> tuple[int, ...]:
         """Live bytes of a level at each step."""
-        delta = [0] * (self.steps + 1)
-        for b in self.buffers:
-            if b.level == level:
-                delta[b.start] += b.bytes
-                delta[b.stop] -= b.bytes
-        total, result = 0, []
-        for d in delta[:-1]:
-            total += d
-            result.append(total)
-        return tuple(result)
+        return live_bytes(((b.start, b.stop, b.bytes) for b in self.buffers if b.level == level), self.steps)
 
     def peak(self, level: str = MAIN) -> int:
         """The most live bytes of a level: a lower bound on its arena."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sparseplan.errors import PlanError
 from sparseplan.problem import Problem
 from sparseplan.steps import Step, Value
+from sparseplan.units import live_bytes
 
 Status = Literal["OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN"]
 
@@ -155,13 +156,4 @@ class Plan:
 
     def bytes_at(self, level: str = "L2") -> tuple[int, ...]:
         """Live bytes of a level at each step."""
-        delta = [0] * (len(self.steps) + 1)
-        for b in self.buffers:
-            if b.level == level:
-                delta[b.start] += b.bytes
-                delta[b.stop] -= b.bytes
-        total, result = 0, []
-        for d in delta[:-1]:
-            total += d
-            result.append(total)
-        return tuple(result)
+        return live_bytes(((b.start, b.stop, b.bytes) for b in self.buffers if b.level == level), len(self.steps))

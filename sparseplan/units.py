@@ -5,7 +5,9 @@ All sizes are integers of bytes. ``KiB`` = 1024, ``kB`` = 1000; a bare number is
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparseplan.errors import ProblemError
@@ -54,6 +56,15 @@ def format_bytes(n: int) -> str:
 def align_up(n: int, alignment: int) -> int:
     """The least multiple of ``alignment`` that is at least ``n``."""
     return -(-n // alignment) * alignment
+
+
+def live_bytes(buffers: Iterable[tuple[int, int, int]], steps: int) -> tuple[int, ...]:
+    """Bytes alive at each of ``steps`` steps, of buffers given as (start, stop, bytes)."""
+    delta = [0] * (steps + 1)
+    for start, stop, n in buffers:
+        delta[start] += n
+        delta[stop] -= n
+    return tuple(itertools.accumulate(delta[:-1]))
 
 
 @dataclass(frozen=True, slots=True, order=True)
