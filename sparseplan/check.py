@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from statistics import fmean, stdev
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
-from sparseplan.run import predict, train
+from sparseplan.run import TrainSettings, predict, train
 from sparseplan.tables import table
 from sparseplan.tasks.base import Task
 
@@ -70,6 +74,27 @@ class CheckReport:
         return f"task {self.task}, test split\n" + table(("", *arrows), rows, [False] + [True] * len(names))
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One training run, as a worker process needs it."""
+
+    network: Network
+    parameters: Mapping[str, Array]
+    update: Mapping[str, float]
+    task: Task
+    settings: TrainSettings
+
+    def metrics(self) -> dict[str, float]:
+        """Train, then measure on the test split."""
+        task = self.task
+        with threadpool_limits(limits=1):  # runs share the cores among themselves
+            result = train(
+                self.network, self.parameters, self.update, task.train.x, task.train.target, self.settings,
+                augment=task.augment,
+            )  # fmt: skip
+            return task.metrics(predict(self.network, result.parameters, task.test.x), task.test)
+
+
 def check(
     network: Network,
     parameters: Mapping[str, Array],
@@ -78,39 +103,54 @@ def check(
     *,
     seeds: int = 3,
     epochs: int | None = None,
+    jobs: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> CheckReport:
     """Fine-tune with each update set, over several seeds, and measure on the test split.
 
     Args:
-        updates: name -> (parameter -> fraction of its channels).
+        updates: name -> (parameter -> fraction of its channels). Equal sets are trained once.
         seeds: number of training runs of each (seeds 0, 1, …: order of samples, augmentation).
         epochs: passes over the training data; the task's own number without.
-        progress: called with a line of text after each epoch.
+        jobs: training runs at a time, each a process of its own; results do not depend on it.
+        progress: called with a line of text after each run.
 
     Raises:
         DataError: parameters that do not fit the network, or a network that does not fit the task.
     """
-    if seeds < 1:
-        raise ProblemError(f"seeds={seeds} must be at least 1")
+    for name, value in (("seeds", seeds), ("jobs", jobs)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ProblemError(f"{name}={value!r} must be a whole number, at least 1")
     before = task.metrics(predict(network, parameters, task.test.x), task.test)
     settings = task.settings if epochs is None else replace(task.settings, epochs=epochs)
-    after: dict[str, tuple[Mapping[str, float], ...]] = {}
-    for name, update in updates.items():
-        runs: list[Mapping[str, float]] = []
-        for seed in range(seeds):
-            if not update:
-                runs.append(before)
-                continue
+    keys = {name: tuple(sorted(update.items())) for name, update in updates.items()}
+    runs = {
+        (key, seed): _Run(network, parameters, dict(key), task, replace(settings, seed=seed))
+        for key in dict.fromkeys(keys.values())
+        for seed in range(seeds)
+        if key
+    }
+    found: dict[tuple[tuple[tuple[str, float], ...], int], Mapping[str, float]] = {}
 
-            def tell(epoch: int, total: int, loss: float, label: str = f"{name}, seed {seed}") -> None:
-                if progress is not None:
-                    progress(f"{label}: epoch {epoch} of {total}, loss {loss:.4f}")
+    def done(key: tuple[tuple[tuple[str, float], ...], int], metrics: Mapping[str, float]) -> None:
+        found[key] = metrics
+        if progress is not None:
+            progress(f"training: {len(found)} of {len(runs)} runs, {task.headline} {metrics[task.headline]:.3f}")
 
-            result = train(
-                network, parameters, update, task.train.x, task.train.target,
-                replace(settings, seed=seed), augment=task.augment, progress=tell,
-            )  # fmt: skip
-            runs.append(task.metrics(predict(network, result.parameters, task.test.x), task.test))
-        after[name] = tuple(runs)
+    if progress is not None and runs:
+        progress(f"training: {len(runs)} runs, {min(jobs, len(runs))} at a time")
+    if jobs == 1 or len(runs) < 2:
+        for key, run in runs.items():
+            done(key, run.metrics())
+    else:
+        # spawn: a forked process would inherit the threads of linear algebra in whatever state they are
+        with ProcessPoolExecutor(min(jobs, len(runs)), mp_context=get_context("spawn")) as pool:
+            waiting = {pool.submit(_Run.metrics, run): key for key, run in runs.items()}
+            try:
+                for future in as_completed(waiting):
+                    done(waiting[future], future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    after = {name: tuple(found.get((key, s), before) for s in range(seeds)) for name, key in keys.items()}
     return CheckReport(task.name, before, after, task.baselines(), dict(task.better))

@@ -113,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", default="sparseplan-demo", help="folder for plan and figures (default %(default)s)")
     sub.add_argument("--seeds", type=_positive, default=3, help="training runs of each kind (default %(default)s)")
 
+    for sub in (commands.choices["check"], commands.choices["demo"]):
+        sub.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1,
+                         help="training runs at a time (default: one a core)")  # fmt: skip
+
     sub = command("selftest", "Check the planner's theorems on a network of yours.", _selftest)
     _network_argument(sub)
     sub.add_argument("--seconds", type=_seconds, default=60.0, help="time to spend (default %(default)s)")
@@ -342,14 +346,16 @@ def _check(args: argparse.Namespace) -> int:
     sets = {"planned": dict(plan.update)}
     if args.full:
         sets["full"] = dict.fromkeys(net.parameters, 1.0)
-    result: CheckReport = check(net, weights, sets, task, seeds=args.seeds, epochs=args.epochs, progress=_progress)
+    result: CheckReport = check(
+        net, weights, sets, task, seeds=args.seeds, epochs=args.epochs, jobs=args.jobs, progress=_progress
+    )
     _progress_end()
     _print(args, result.to_json(), result.text())
     return 0
 
 
 def _demo(args: argparse.Namespace) -> int:
-    result = demo(args.out, seeds=args.seeds, say=None if args.json else print, progress=_progress)
+    result = demo(args.out, seeds=args.seeds, jobs=args.jobs, say=None if args.json else print, progress=_progress)
     _progress_end()
     if args.json:
         print(json.dumps(result, indent=2, allow_nan=False))

@@ -34,13 +34,14 @@ def demo(
     folder: str | os.PathLike[str],
     *,
     seeds: int = 3,
+    jobs: int = 1,
     say: Callable[[str], None] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Plan, verify, run and adapt; plans, figures and the table go to ``folder``.
 
     Args:
-        seeds: training runs of each update set.
+        seeds: training runs of each update set; jobs: of them at a time.
         say: called with each paragraph of the report.
         progress: called with short lines while something takes long.
 
@@ -88,7 +89,7 @@ def demo(
     updates = {f"planned, {b}": dict(p.update) for b, p in plans.items()}
     updates["all parameters"] = dict.fromkeys(network.parameters, 1.0)
     tell(f"## Adapting to the new place, labels from an 8×8 time-of-flight sensor, {seeds} seeds\n")
-    checked = check(network, weights, updates, task, seeds=seeds, progress=progress)
+    checked = check(network, weights, updates, task, seeds=seeds, jobs=jobs, progress=progress)
     rows: list[list[object]] = [
         [b, p.status, p.peak_bytes["L2"], f"{len(p.update)} of {len(network.parameters)}",
          f"{checked.mean(f'planned, {b}', 'rmse'):.3f}", f"{checked.mean(f'planned, {b}', 'd1'):.3f}"]
