@@ -3,6 +3,7 @@
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.reference import Arithmetic, Reference, reference
 from sparseplan.run.runner import RunReport, run
+from sparseplan.run.samples import Samples
 from sparseplan.run.trainer import Trainer, TrainResult, TrainSettings, gradients, predict, train
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Optimizer",
     "Reference",
     "RunReport",
+    "Samples",
     "TrainResult",
     "TrainSettings",
     "Trainer",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseplan.errors import DataError, near
+from sparseplan.run.samples import Samples
 from sparseplan.run.trainer import TrainSettings
 
 Array = NDArray[Any]
@@ -95,6 +96,15 @@ class Task(ABC):
     def loss_attrs(self) -> Mapping[str, Any]:
         """Attributes of the loss."""
         return self.settings.loss_attrs
+
+    def samples(self, count: int | None = None, seed: int = 0) -> Samples:
+        """``count`` training samples drawn without replacement, in their order (all of them without)."""
+        if count is None or count >= len(self.train):
+            return Samples(self.train.x, self.train.target, self.loss, self.loss_attrs)
+        if isinstance(count, bool) or count < 1:
+            raise DataError(f"count={count!r} must be a whole number, at least 1")
+        picked = np.sort(np.random.default_rng(seed).choice(len(self.train), count, replace=False))
+        return Samples(self.train.x[picked], self.train.target[picked], self.loss, self.loss_attrs)
 
     @property
     @abstractmethod
