@@ -1,13 +1,18 @@
 """Executing training steps: in the arena of a plan, fast without one, and as a plain reference."""
 
+from sparseplan.run.fitting import TrainResult, Validation
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.reference import Arithmetic, Reference, reference
 from sparseplan.run.runner import RunReport, run
 from sparseplan.run.samples import Samples
-from sparseplan.run.trainer import Trainer, TrainResult, TrainSettings, gradients, predict, train
+from sparseplan.run.schedules import LrSchedule
+from sparseplan.run.settings import EarlyStopping, TrainSettings
+from sparseplan.run.trainer import Trainer, gradients, predict, train
 
 __all__ = [
     "Arithmetic",
+    "EarlyStopping",
+    "LrSchedule",
     "Optimizer",
     "Reference",
     "RunReport",
@@ -15,6 +20,7 @@ __all__ = [
     "TrainResult",
     "TrainSettings",
     "Trainer",
+    "Validation",
     "gradients",
     "predict",
     "reference",

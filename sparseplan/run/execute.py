@@ -45,12 +45,15 @@ class Clock:
     Attributes:
         lr: learning rate.
         count: number of the update, from 1.
-        samples: runs whose gradients an accumulator sums; updates use their mean.
+        samples: runs whose gradients an accumulator sums (the sum of their weights); updates use
+            their mean.
+        weight: of this run among them; what the loss sends back is multiplied by it.
     """
 
     lr: float
     count: int = 1
-    samples: int = 1
+    samples: float = 1
+    weight: float = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +88,12 @@ class Executor:
         attrs = {**definition.defaults, **self.options.loss_attrs}
         output, target = storage.reader(step.reads[0]), storage.reader(step.reads[1])
         writes = [(_cutter(a), storage.writer(a)) for a in step.writes]
+        clock = self.clock
 
         def run() -> float:
             value, dy = definition.value_and_grad(output(), target(), attrs)
+            if clock.weight != 1:
+                dy = dy * clock.weight
             for cut, write in writes:
                 write(dy if cut is None else cut(dy))
             return float(value)

@@ -8,93 +8,43 @@ channels that matter are computed.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sparseplan.autodiff import differentiate
-from sparseplan.dtypes import TRAINABLE
-from sparseplan.errors import DataError, ProblemError, near
+from sparseplan.errors import ProblemError
 from sparseplan.network import Network
 from sparseplan.ops import infos
 from sparseplan.ops.base import Array
 from sparseplan.run.arrays import ArrayStore, Program
-from sparseplan.run.checks import Inputs, check_inputs, check_target, same_length, stored_parameters
+from sparseplan.run.checks import Inputs, stored_parameters
 from sparseplan.run.execute import Clock, Executor
-from sparseplan.run.optimizers import Optimizer
+from sparseplan.run.fitting import Augment, Progress, TrainResult, Validation, by_array, check_data, fit, weights_of
+from sparseplan.run.forward import predict
+from sparseplan.run.settings import EarlyStopping, TrainSettings
 from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet
 
-Augment = Callable[[Any, Array, np.random.Generator], tuple[Any, Array]]
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How to train.
-
-    Attributes:
-        loss, loss_attrs: the loss on the network's first output.
-        optimizer: ``sgd``, ``momentum`` or ``adam``, with lr, momentum, betas, eps, weight_decay.
-        lr_drop: (fraction of the epochs after which, factor) pairs; factors multiply.
-        epochs: passes over the data.
-        batch: samples a step; the last step of an epoch takes what is left.
-        seed: of shuffling and augmentation.
-        dtype: storage of parameters, activations and gradients: fp32, fp16 or bf16.
-
-    Raises:
-        ProblemError: a value outside its range.
-    """
-
-    loss: str = "l1"
-    loss_attrs: Mapping[str, Any] = field(default_factory=dict)
-    optimizer: str = "adam"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    lr_drop: tuple[tuple[float, float], ...] = ()
-    epochs: int = 1
-    batch: int = 16
-    seed: int = 0
-    dtype: str = "fp32"
-
-    def __post_init__(self) -> None:
-        self.rule()  # checks the optimizer's numbers
-        self.options()  # checks dtype and loss
-        for name, value in (("epochs", self.epochs), ("batch", self.batch)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ProblemError(f"{name}={value!r} must be a whole number, at least 1")
-        for at, factor in self.lr_drop:
-            if not 0 <= at <= 1 or not 0 <= factor < math.inf:
-                raise ProblemError(f"lr_drop={self.lr_drop!r} must be (epoch fraction up to 1, factor) pairs")
-
-    def rule(self) -> Optimizer:
-        """The optimizer."""
-        return Optimizer(self.optimizer, self.lr, self.momentum, self.betas, self.eps, self.weight_decay)
-
-    def options(self) -> TrainingOptions:
-        """The options of the schedule (of one sample)."""
-        return TrainingOptions(self.dtype, 1, self.optimizer, "fused", loss=self.loss, loss_attrs=self.loss_attrs)
-
-    def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch (from 0)."""
-        drops = [factor for at, factor in self.lr_drop if epoch >= at * self.epochs]
-        return self.lr * math.prod(drops)
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Trained parameters (all of the network's, float32) and the mean loss of each epoch."""
-
-    parameters: Mapping[str, Array]
-    losses: tuple[float, ...]
+__all__ = [
+    "Augment",
+    "EarlyStopping",
+    "TrainResult",
+    "TrainSettings",
+    "Trainer",
+    "Validation",
+    "gradients",
+    "predict",
+    "train",
+]
 
 
 class Trainer:
     """One update set's training step, compiled once; ``step`` runs it on a batch.
+
+    With ``settings.accumulate`` above 1, ``update`` runs it on several batches and updates once, by
+    the mean of their gradients weighted by numbers of labels: the gradient of all batches joined,
+    for every loss that is a mean over labels (all but ``berhu``, whose bend is each batch's own).
 
     Parameters are copied, and updated in the trainer alone. ``Trainer`` checks its parameters
     but, for speed, not the data of each step: ``train`` and ``gradients`` do.
@@ -116,18 +66,42 @@ class Trainer:
         for name, array in stored_parameters(network, params, options).items():
             self.store.values[name] = array.copy()
         executor = Executor(infos(network), options, settings.rule(), self.clock)
-        self._step = Program(schedule, executor, self.store, lambda s: True)
         self._gradients = Program(schedule, executor, self.store, lambda s: s.kind != "update")
+        self._sums = {n: np.zeros(v.shape, np.float32) for n, v in schedule.values.items() if v.role == "accumulator"}
+        self._fused = settings.accumulate == 1
+        kept = (lambda s: True) if self._fused else (lambda s: s.kind == "update")
+        self._step = Program(schedule, executor, self.store, kept)
 
     def step(self, x: Mapping[str, Array], target: Array) -> float:
         """One forward, backward and update on a batch; returns the loss before the update."""
+        if not self._fused:
+            return self.update([(x, target)], self.clock.lr)[0]
         self._load(x, target)
         loss = self._step.run()
         self.clock.count += 1
         return loss
 
+    def update(self, batches: Sequence[tuple[Mapping[str, Array], Array]], lr: float) -> list[float]:
+        """One update from several batches (one, unless the trainer accumulates); returns their losses."""
+        clock = self.clock
+        clock.lr = lr
+        if self._fused:
+            ((x, target),) = batches
+            return [self.step(x, target)]
+        weights = weights_of([target for _, target in batches])
+        losses = []
+        for (x, target), clock.weight in zip(batches, weights, strict=True):
+            self._load(x, target)
+            losses.append(self._gradients.run())
+        clock.samples = sum(weights)
+        self._step.run()
+        clock.count += 1
+        self.store.values.update(self._sums)  # arrays are never written to: these stay zero
+        return losses
+
     def profile(self, x: Mapping[str, Array], target: Array) -> list[tuple[Step, float]]:
         """As ``step``; returns every step of the schedule with its seconds of CPU time."""
+        self._only_fused("profile")
         self._load(x, target)
         found = self._step.timed()
         self.clock.count += 1
@@ -135,9 +109,14 @@ class Trainer:
 
     def gradients(self, x: Mapping[str, Array], target: Array) -> tuple[float, dict[str, Array]]:
         """The loss and the gradient of every updated parameter (cut where updated in part)."""
+        self._only_fused("gradients")
         self._load(x, target)
         loss = self._gradients.run()
         return loss, self.store.take("parameter gradient")
+
+    def _only_fused(self, what: str) -> None:
+        if not self._fused:
+            raise ProblemError(f"{what} takes one batch; give settings with accumulate=1")
 
     def _load(self, x: Mapping[str, Array], target: Array) -> None:
         for name in self.network.inputs:
@@ -157,45 +136,6 @@ def _schedule(network: Network, update: Mapping[str, float], options: TrainingOp
         return differentiate(network, UpdateSet(update), options, kept) if kept else plain
     except ProblemError:  # some op has a mask and no such alternative
         return plain
-
-
-def predict(network: Network, params: Mapping[str, Array], x: Inputs, batch: int = 32, dtype: str = "fp32") -> Array:
-    """The network's first output for every sample, ``(samples, *shape)`` float32.
-
-    Args:
-        batch: samples computed at once.
-        dtype: type in which parameters and activations are stored.
-
-    Raises:
-        DataError: parameters or inputs that do not fit the network, or are not finite.
-    """
-    if dtype not in TRAINABLE:
-        raise ProblemError(f"dtype={dtype!r} cannot be computed in{near(str(dtype), TRAINABLE)}")
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ProblemError(f"batch={batch!r} must be a whole number, at least 1")
-    arrays = check_inputs(network, x)
-    options = TrainingOptions(dtype)
-    store, program = _forward_only(network, params, options)
-    count = len(next(iter(arrays.values())))
-    parts = []
-    for start in range(0, count, batch):
-        for name, array in arrays.items():
-            store.put(name, array[start : start + batch])
-        program.run()
-        parts.append(program.output())
-    return np.concatenate(parts) if len(parts) > 1 else parts[0].copy()
-
-
-def _forward_only(
-    network: Network, params: Mapping[str, Array], options: TrainingOptions
-) -> tuple[ArrayStore, Program]:
-    # any loss that takes such an output would do: its step is not run
-    schedule = differentiate(network, UpdateSet({}), options)
-    store = ArrayStore(schedule)
-    store.values.update(stored_parameters(network, params, options))
-    executor = Executor(infos(network), options, Optimizer(), Clock(0.0))
-    loss = next(s for s in schedule.steps if s.kind == "loss")
-    return store, Program(schedule, executor, store, lambda s: s.kind == "forward", loss.reads[0])
 
 
 def gradients(
@@ -223,7 +163,7 @@ def gradients(
     if update is None:
         update = {p: 1.0 for p in network.parameters if network.tensor[p].dtype != "int8"}
     settings = TrainSettings(loss=loss, loss_attrs=loss_attrs or {}, optimizer="sgd", dtype=dtype)
-    arrays, labels = _data(network, x, target, loss)
+    arrays, labels = check_data(network, x, target, loss)
     return Trainer(network, params, update, settings).gradients(arrays, labels)
 
 
@@ -235,7 +175,8 @@ def train(
     target: Array,
     settings: TrainSettings | None = None,
     augment: Augment | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
+    validation: Validation | None = None,
 ) -> TrainResult:
     """Train the parameters in ``update`` on data; the others, and the caller's arrays, stay as they are.
 
@@ -245,42 +186,14 @@ def train(
         target: ``(samples, *shape)``; NaN where there is no label, or integer classes.
         augment: called with each batch (copies) and a seeded generator; returns the batch to train on.
         progress: called after each epoch with (epoch from 1, epochs, mean loss).
+        validation: data to measure with after each epoch; see ``TrainSettings.stopping``.
 
     Raises:
         DataError: arrays that do not fit the network or are not finite, or a loss that became so.
-        ProblemError: an update that is not possible.
+        ProblemError: an update that is not possible, or early stopping without validation data.
     """
     settings = settings or TrainSettings()
-    arrays, labels = _data(network, x, target, settings.loss)
+    data = check_data(network, x, target, settings.loss)
     trainer = Trainer(network, params, update, settings)
-    rng = np.random.default_rng(settings.seed)
-    losses: list[float] = []
-    for epoch in range(settings.epochs):
-        trainer.clock.lr = settings.lr_at(epoch)
-        total = 0.0
-        for picked in _batches(len(labels), settings.batch, rng):
-            part, label = {name: a[picked] for name, a in arrays.items()}, labels[picked]
-            if augment is not None:
-                one = part if isinstance(x, Mapping) else part[network.inputs[0]]
-                part, label = _data(network, *augment(one, label, rng), settings.loss)
-            loss = trainer.step(part, label)
-            if not math.isfinite(loss):
-                raise DataError(f"the loss became {loss} in epoch {epoch + 1}; lower lr={settings.lr}")
-            total += loss * len(picked)
-        losses.append(total / len(labels))
-        if progress is not None:
-            progress(epoch + 1, settings.epochs, losses[-1])
-    return TrainResult(trainer.parameters(), tuple(losses))
-
-
-def _batches(samples: int, batch: int, rng: np.random.Generator) -> Iterator[Array]:
-    order = rng.permutation(samples)
-    for start in range(0, samples, batch):
-        yield order[start : start + batch]
-
-
-def _data(network: Network, x: Inputs, target: Any, loss: str) -> tuple[dict[str, Array], Array]:
-    arrays = check_inputs(network, x)
-    labels = check_target(network, target, loss)
-    same_length([("x", next(iter(arrays.values()))), ("target", labels)])
-    return arrays, labels
+    return fit(trainer, network, data, settings, augment if isinstance(x, Mapping) else by_array(network, augment),
+               progress, validation)  # fmt: skip
