@@ -1,5 +1,6 @@
 """Executing training steps: in the arena of a plan, fast without one, and as a plain reference."""
 
+from sparseplan.run.adapt import AdaptReport, adapt, plan_settings
 from sparseplan.run.fitting import TrainResult, Validation
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.reference import Arithmetic, Reference, reference
@@ -10,6 +11,7 @@ from sparseplan.run.settings import EarlyStopping, TrainSettings
 from sparseplan.run.trainer import Trainer, gradients, predict, train
 
 __all__ = [
+    "AdaptReport",
     "Arithmetic",
     "EarlyStopping",
     "LrSchedule",
@@ -21,7 +23,9 @@ __all__ = [
     "TrainSettings",
     "Trainer",
     "Validation",
+    "adapt",
     "gradients",
+    "plan_settings",
     "predict",
     "reference",
     "run",

@@ -138,8 +138,10 @@ def fit(
                 best, kept = epoch + 1, stepper.parameters()
             elif epoch + 1 - best >= stopping.patience:
                 break
+    trained = stepper.parameters() if kept is None else kept
+    _finite(trained, len(losses), settings.lr)
     return TrainResult(
-        parameters=stepper.parameters() if kept is None else kept,
+        parameters=trained,
         losses=tuple(losses),
         val_losses=tuple(loss for loss, _ in measured),
         val_scores=tuple(score for _, score in measured),
@@ -157,6 +159,12 @@ def _batches(
         yield (part, label) if augment is None else check_data(network, *augment(part, label, rng), loss)
 
 
+def _finite(params: Mapping[str, Array], epoch: int, lr: float) -> None:
+    for name, array in params.items():
+        if not np.isfinite(array).all():
+            raise DataError(f"parameter {name!r} became infinite or NaN in epoch {epoch}; lower lr={lr}")
+
+
 class _Judge:
     """Validation loss and score of parameters."""
 
@@ -170,9 +178,7 @@ class _Judge:
         self._attrs = {**self._loss.defaults, **settings.loss_attrs}
 
     def __call__(self, params: Mapping[str, Array], epoch: int) -> tuple[float, float]:
-        for name, array in params.items():
-            if not np.isfinite(array).all():
-                raise DataError(f"parameter {name!r} became infinite or NaN in epoch {epoch}; lower lr={self._lr}")
+        _finite(params, epoch, self._lr)
         self._forward.load(params)
         output = self._forward(self._arrays)
         loss = self._loss.value_and_grad(output, self._target, self._attrs)[0]

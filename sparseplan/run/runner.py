@@ -14,19 +14,14 @@ from sparseplan.network import Network
 from sparseplan.ops import infos, loss_def, op_def
 from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer, Plan
-from sparseplan.run.arena import Arena
 from sparseplan.run.checks import Inputs, check_inputs, check_target, same_length, stored_parameters
-from sparseplan.run.execute import Clock, Executor, Kernel, separate_parts
+from sparseplan.run.execute import separate_parts
+from sparseplan.run.machine import GUARD_BYTES, Machine, claimed_bytes
 from sparseplan.run.numerics import rounded
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.reference import Arithmetic, reference, store
 from sparseplan.run.spread import spread
 from sparseplan.steps import OPTIMIZERS, TARGET, Step
-
-#: the largest arena that is allocated: far beyond a microcontroller, far below a workstation
-MOST_BYTES = 2**32
-#: guard zones when none are asked for, bytes
-GUARD_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -84,19 +79,6 @@ class RunReport:
         }
 
 
-def _claimed(plan: Plan) -> dict[str, int]:
-    """Bytes of each level that holds buffers, as claimed; not believed before anything is allocated."""
-    ends: dict[str, int] = {}
-    for b in plan.buffers:
-        ends[b.level] = max(ends.get(b.level, 0), b.end)
-    for level, end in ends.items():
-        if plan.peak_bytes.get(level) != end:
-            raise PlanError(f"peak_bytes[{level!r}]={plan.peak_bytes.get(level)}, but its buffers end at byte {end}")
-        if end > MOST_BYTES:
-            raise PlanError(f"peak_bytes[{level!r}]={end} is more than the {MOST_BYTES:,} bytes that are simulated")
-    return ends
-
-
 def run(
     plan: Plan,
     parameters: Mapping[str, Array] | None = None,
@@ -141,15 +123,15 @@ def run(
     if x is None or target is None:
         x, target = random_data(network, options.loss, samples * options.batch, seed)
     task = _Task(plan, optimizer, stored_parameters(network, parameters, options), x, target, samples)
-    claimed = _claimed(plan)
+    claimed = claimed_bytes(plan)
     result = task.execute(plan.buffers, claimed)
-    arena, faults = result.arena, list(result.faults)
+    machine, faults = result.machine, list(result.machine.faults())
     if guard_bytes:
         buffers, sizes = spread(
             plan.buffers, plan.steps, guard_bytes, options.alignment, split=options.concat == "split"
         )
         again = task.execute(buffers, sizes)
-        faults += [f"with guard zones: {f}" for f in again.faults]
+        faults += [f"with guard zones: {f}" for f in again.machine.faults()]
         if not faults and (_difference(result.outcome, again.outcome) != (0.0, 0.0, True)):
             faults.append("with guard zones the plan computes something else")
     gradient_difference: float | None = None
@@ -157,13 +139,10 @@ def run(
     equal: bool | None = None
     if compare:
         gradient_difference, parameter_difference, equal = _difference(result.outcome, task.reference())
-    touched = {
-        level: int(m.touched.nonzero()[0][-1]) + 1 if m.touched.any() else 0 for level, m in arena.levels.items()
-    }
     return RunReport(
         claimed_bytes=claimed,
-        touched_bytes=touched,
-        written_bytes={level: int(m.touched.sum()) for level, m in arena.levels.items()},
+        touched_bytes=machine.touched(),
+        written_bytes={level: int(m.touched.sum()) for level, m in machine.arena.levels.items()},
         max_abs_gradient_difference=gradient_difference,
         max_abs_parameter_difference=parameter_difference,
         bitwise_equal=equal,
@@ -201,9 +180,8 @@ class _Outcome:
 
 @dataclass
 class _Execution:
-    arena: Arena
+    machine: Machine
     outcome: _Outcome
-    faults: list[str]
 
 
 class _Task:
@@ -236,50 +214,17 @@ class _Task:
 
     # -- in the arena ---------------------------------------------------------------------------
     def execute(self, buffers: Iterable[PlacedBuffer], sizes: Mapping[str, int]) -> _Execution:
-        steps = self.plan.steps
-        arena = Arena(self.values, buffers, sizes, steps, split=self.options.concat == "split")
-        clock = Clock(self.optimizer.lr, samples=self.samples if self.accumulate else 1)
-        executor = Executor(infos(self.network), self.options, self.optimizer, clock)
-        for v in self.plan.values:
-            if v.role == "parameter":
-                arena.load(v.name, self.parameters[v.name])
-            elif v.role in ("accumulator", "state"):
-                arena.load(v.name, np.zeros(v.shape, np.float32))
-        kernels = [executor.compile(s, arena) for s in steps]
-        first_update = len(steps)
-        if self.accumulate:
-            first_update = next((i for i, s in enumerate(steps) if s.kind == "update"), len(steps))
         outcome = _Outcome([], [], {})
+        machine = Machine(self.plan, self.optimizer, self.parameters, buffers, sizes,
+                          lambda name, gradient: outcome.gradients[-1].update({name: gradient}))  # fmt: skip
+        if self.accumulate:
+            machine.clock.samples = self.samples
         for arrays, target in self.batches:
             outcome.gradients.append({})
-            arrivals = {n: a for n, a in {**arrays, TARGET: target}.items() if n in self.values}
-            arena.restart()
-            self._run(arena, kernels, range(first_update), arrivals, outcome)
-            if not self.accumulate:
-                clock.count += 1
-        self._run(arena, kernels, range(first_update, len(steps)), {}, outcome)
-        for v in self.plan.values:
-            if v.role == "parameter":
-                outcome.parameters[v.name] = arena.peek(v.name)
-        faults = [
-            f"{where}: {level} bytes [{lo}, {hi}) changed without a planned write"
-            for where, level, lo, hi in arena.strays
-        ]
-        return _Execution(arena, outcome, faults)
-
-    def _run(
-        self, arena: Arena, kernels: list[Kernel], which: range, arrivals: Mapping[str, Array], outcome: _Outcome
-    ) -> None:
-        for i in which:
-            step = self.plan.steps[i]
-            arena.enter(i, arrivals)
-            loss = kernels[i]()
-            if step.kind == "loss":
-                outcome.losses.append(loss or 0.0)
-            if step.kind == "grad_param":
-                written = step.writes[0].spans[0].value
-                outcome.gradients[-1][self.values[written].tensor] = arena.peek(written)
-            arena.leave()
+            outcome.losses.append(machine.forward_backward(arrays, target))
+        machine.update()
+        outcome.parameters = machine.parameters()
+        return _Execution(machine, outcome)
 
     # -- without it -------------------------------------------------------------------------------
     def reference(self) -> _Outcome:
