@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
-from sparseplan.errors import ProblemError
+from sparseplan.errors import PlanError, ProblemError
+from sparseplan.importers.spec import to_dict
+from sparseplan.longwork import Case, Job, Result, Store, Training, TrainJob, digest, run_all
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
-from sparseplan.run import TrainSettings, predict, train
+from sparseplan.plan import Plan
+from sparseplan.run import TrainSettings, plan_settings, predict
+from sparseplan.run.adapt import LEARNING_RATES
+from sparseplan.run.settings import check_count
 from sparseplan.tables import table
 from sparseplan.tasks.base import Task
 
@@ -28,6 +30,8 @@ class CheckReport:
         after: update set -> one table of metrics for each seed.
         baselines: of predictions that need no network.
         better: metric -> lower or higher.
+        training: update set -> for each seed what training told: losses, val_losses, val_scores,
+            epochs run, the best of them; in an arena also claimed, touched bytes and faults.
     """
 
     task: str
@@ -35,6 +39,7 @@ class CheckReport:
     after: Mapping[str, tuple[Mapping[str, float], ...]]
     baselines: Mapping[str, Mapping[str, float]]
     better: Mapping[str, str]
+    training: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     def mean(self, name: str, metric: str) -> float:
         """Mean over seeds of a metric after training an update set."""
@@ -60,6 +65,7 @@ class CheckReport:
                 for name, runs in self.after.items()
             },
             "baselines": {name: dict(m) for name, m in self.baselines.items()},
+            "training": {name: [dict(t) for t in runs] for name, runs in self.training.items()},
         }
 
     def text(self) -> str:
@@ -71,28 +77,47 @@ class CheckReport:
             rows.append([f"{name} ({len(runs)} seeds)", *cells])
         rows += [[f"baseline: {n}", *(f"{v[m]:.3f}" for m in names)] for n, v in self.baselines.items()]
         arrows = [f"{m} {'↑' if self.better[m] == 'higher' else '↓'}" for m in names]
-        return f"task {self.task}, test split\n" + table(("", *arrows), rows, [False] + [True] * len(names))
+        text = f"task {self.task}, test split\n" + table(("", *arrows), rows, [False] + [True] * len(names))
+        return text + "".join(f"\n{line}" for name in self.training for line in self._arena(name))
+
+    def _arena(self, name: str) -> list[str]:
+        """What there is to tell of a set that was trained in its arena."""
+        runs = [t for t in self.training[name] if "claimed_bytes" in t]
+        if not runs:
+            return []
+        first = runs[0]
+        same = all(t["touched_bytes"] == t["claimed_bytes"] for t in runs)
+        claimed = ", ".join(f"{level} {size:,} B" for level, size in first["claimed_bytes"].items())
+        intact = "intact" if all(t["guard_intact"] for t in runs) else "BROKEN"
+        return [
+            f"{name}: trained in its arena of {claimed}, {'all' if same else 'NOT all'} of it touched; guard zones "
+            f"{intact}; {first['checked_updates']:,} of {first['updates']:,} updates under all checks"
+        ]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One training run, as a worker process needs it."""
+def train_sets(
+    network: Network,
+    parameters: Mapping[str, Array],
+    updates: Mapping[str, Mapping[str, float]],
+    task: Task,
+    *,
+    seeds: int | Sequence[int] = 3,
+    settings: TrainSettings | None = None,
+    jobs: int = 1,
+    store: str | os.PathLike[str] | Store | None = None,
+    plans: Mapping[str, Plan] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, tuple[Mapping[str, Mapping[str, float]], ...]]:
+    """Metrics on the validation and the test split after training each update set with each seed.
 
-    network: Network
-    parameters: Mapping[str, Array]
-    update: Mapping[str, float]
-    task: Task
-    settings: TrainSettings
+    Args:
+        updates, seeds, settings, jobs, store, plans, progress: as of ``check``.
 
-    def metrics(self) -> dict[str, float]:
-        """Train, then measure on the test split."""
-        task = self.task
-        with threadpool_limits(limits=1):  # runs share the cores among themselves
-            result = train(
-                self.network, self.parameters, self.update, task.train.x, task.train.target, self.settings,
-                augment=task.augment,
-            )  # fmt: skip
-            return task.metrics(predict(self.network, result.parameters, task.test.x), task.test)
+    Returns:
+        name -> for each seed: split (``val``, ``test``) -> metric -> value.
+    """
+    found = _train(network, parameters, updates, task, seeds, settings, jobs, store, plans, progress)
+    return {name: tuple(run["metrics"] for run in runs) for name, runs in found.items()}
 
 
 def check(
@@ -101,56 +126,118 @@ def check(
     updates: Mapping[str, Mapping[str, float]],
     task: Task,
     *,
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
     epochs: int | None = None,
     jobs: int = 1,
     progress: Callable[[str], None] | None = None,
+    settings: TrainSettings | None = None,
+    store: str | os.PathLike[str] | Store | None = None,
+    plans: Mapping[str, Plan] | None = None,
 ) -> CheckReport:
     """Fine-tune with each update set, over several seeds, and measure on the test split.
 
+    The validation split serves early stopping alone (``settings.stopping``), which goes by the
+    task's headline metric on it.
+
     Args:
         updates: name -> (parameter -> fraction of its channels). Equal sets are trained once.
-        seeds: number of training runs of each (seeds 0, 1, …: order of samples, augmentation).
-        epochs: passes over the training data; the task's own number without.
-        jobs: training runs at a time, each a process of its own; results do not depend on it.
+        seeds: number of training runs of each (seeds 0, 1, …: order of samples, augmentation), or
+            the seeds themselves.
+        epochs: passes over the training data; those of the settings without.
+        jobs: training runs at a time; see ``longwork.run_all``. Results do not depend on it.
         progress: called with a line of text after each run.
+        settings: how to train; the task's own without. The seed in it is not used.
+        store: folder where each finished run is kept, and found again by the next call.
+        plans: name -> plan, trained with its own update set inside its arena, following the plan's
+            optimizer, dtype, batch, loss and gradients. The learning rate is that of ``settings``
+            where these are given and of the plan's optimizer, else ``run.adapt.LEARNING_RATES``.
 
     Raises:
-        DataError: parameters that do not fit the network, or a network that does not fit the task.
+        DataError: parameters that do not fit the network, a network that does not fit the task, a
+            loss that became infinite, or a stored run that is damaged.
+        ProblemError: an update that is not possible, a plan of another network, or a name given twice.
+        OutputError: a store that cannot be written to.
     """
-    for name, value in (("seeds", seeds), ("jobs", jobs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ProblemError(f"{name}={value!r} must be a whole number, at least 1")
-    before = task.metrics(predict(network, parameters, task.test.x), task.test)
-    settings = task.settings if epochs is None else replace(task.settings, epochs=epochs)
-    keys = {name: tuple(sorted(update.items())) for name, update in updates.items()}
+    if epochs is not None:
+        settings = replace(settings or task.settings, epochs=epochs)
+    dtype = (settings or task.settings).dtype
+    before = task.metrics(predict(network, parameters, task.test.x, dtype=dtype), task.test)
+    found = _train(network, parameters, updates, task, seeds, settings, jobs, store, plans, progress)
+    after = {name: tuple(run["metrics"]["test"] for run in runs) for name, runs in found.items()}
+    told = {name: tuple(run["training"] for run in runs) for name, runs in found.items()}
+    return CheckReport(task.name, before, after, task.baselines(), dict(task.better), told)
+
+
+def _train(
+    network: Network,
+    parameters: Mapping[str, Array],
+    updates: Mapping[str, Mapping[str, float]],
+    task: Task,
+    seeds: int | Sequence[int],
+    settings: TrainSettings | None,
+    jobs: int,
+    store: str | os.PathLike[str] | Store | None,
+    plans: Mapping[str, Plan] | None,
+    progress: Callable[[str], None] | None,
+) -> dict[str, tuple[Result, ...]]:
+    """Results (see ``Training.run``) by name, one for each seed."""
+    check_count("jobs", jobs)
+    chosen = _seeds(seeds)
+    plans = plans or {}
+    for name in plans:
+        if name in updates:
+            raise ProblemError(f"name={name!r} is an update set and a plan; give each a name of its own")
+    case = Case(network, parameters, task)
+    wanted: dict[str, Training] = {}
+    for name, update in updates.items():
+        wanted[name] = Training(dict(update), settings or task.settings)
+    for name, plan in plans.items():
+        wanted[name] = Training(dict(plan.update), _arena_settings(name, plan, case, settings), plan=plan)
     runs = {
-        (key, seed): _Run(network, parameters, dict(key), task, replace(settings, seed=seed))
-        for key in dict.fromkeys(keys.values())
-        for seed in range(seeds)
-        if key
+        name: [TrainJob(case, replace(training, settings=replace(training.settings, seed=seed))) for seed in chosen]
+        for name, training in wanted.items()
+        if training.update
     }
-    found: dict[tuple[tuple[tuple[str, float], ...], int], Mapping[str, float]] = {}
+    every = [job for by_seed in runs.values() for job in by_seed]
+    count = len({job.key for job in every})
+    if progress is not None and count:
+        progress(f"training: {count} runs, {min(jobs, count)} at a time")
 
-    def done(key: tuple[tuple[tuple[str, float], ...], int], metrics: Mapping[str, float]) -> None:
-        found[key] = metrics
+    def done(finished: int, of: int, job: Job, result: Result) -> None:
         if progress is not None:
-            progress(f"training: {len(found)} of {len(runs)} runs, {task.headline} {metrics[task.headline]:.3f}")
+            value = result["metrics"]["test"][task.headline]
+            progress(f"training: {finished} of {of} runs, {task.headline} {value:.3f}")
 
-    if progress is not None and runs:
-        progress(f"training: {len(runs)} runs, {min(jobs, len(runs))} at a time")
-    if jobs == 1 or len(runs) < 2:
-        for key, run in runs.items():
-            done(key, run.metrics())
-    else:
-        # spawn: a forked process would inherit the threads of linear algebra in whatever state they are
-        with ProcessPoolExecutor(min(jobs, len(runs)), mp_context=get_context("spawn")) as pool:
-            waiting = {pool.submit(_Run.metrics, run): key for key, run in runs.items()}
-            try:
-                for future in as_completed(waiting):
-                    done(waiting[future], future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    after = {name: tuple(found.get((key, s), before) for s in range(seeds)) for name, key in keys.items()}
-    return CheckReport(task.name, before, after, task.baselines(), dict(task.better))
+    kept = store if store is None or isinstance(store, Store) else Store(store)
+    found = run_all(every, store=kept, jobs_at_once=jobs, progress=done)
+    # what trains nothing needs no seed
+    still = {name: training.run(case) for name, training in wanted.items() if not training.update}
+    return {
+        name: tuple(found[job.key] for job in runs[name]) if name in runs else (still[name],) * len(chosen)
+        for name in wanted
+    }
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    if isinstance(seeds, (int, bool, float)):
+        check_count("seeds", seeds)
+        return list(range(int(seeds)))
+    chosen = list(seeds)
+    for seed in chosen:
+        check_count("seed", seed, 0)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ProblemError(f"seeds={chosen!r} must be different whole numbers, at least one")
+    return chosen
+
+
+def _arena_settings(name: str, plan: Plan, case: Case, settings: TrainSettings | None) -> TrainSettings:
+    if not plan.feasible:
+        raise PlanError(f"plan {name!r} with status={plan.status} has nothing to train")
+    if digest(to_dict(plan.problem.network)) != case.about["network_sha256"]:
+        raise ProblemError(
+            f"plan {name!r} is of network {plan.problem.network.name!r}, which is not the one given "
+            f"({case.network.name!r}); give that of the plan"
+        )
+    if settings is not None:
+        return plan_settings(plan, settings)
+    return plan_settings(plan, case.task.settings, lr=LEARNING_RATES[plan.problem.options.optimizer])

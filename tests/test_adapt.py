@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import RandomNetwork, any_picks, any_update, plan_of, problem_of
+from test_trainer import small
 
 from sparseplan.builder import init_parameters
 from sparseplan.errors import DataError, PlanError, ProblemError
@@ -223,5 +224,8 @@ def test_bad_input() -> None:
         adapt(Plan(plan.problem, "UNKNOWN", 0.0, 0.0), params, x, target)
     with pytest.raises(DataError, match="holds NaN or infinity"):
         adapt(plan, params, {n: np.full_like(a, np.nan) for n, a in x.items()}, target)
+    net = small()
+    x, target = random_data(net, "mse", 4, 0)
+    plan = plan_of(problem_of(net, dtype="fp32", loss="mse"), dict.fromkeys(net.parameters, 1.0), {})
     with pytest.raises(DataError, match="lower lr="), np.errstate(all="ignore"):
-        adapt(plan, params, x, target, plan_settings(plan, lr=1e45, epochs=4))
+        adapt(plan, init_parameters(net), x, target, plan_settings(plan, lr=1e30, epochs=4))

@@ -30,9 +30,10 @@ from sparseplan.run.machine import GUARD_BYTES, Machine, claimed_bytes
 from sparseplan.run.settings import TrainSettings, check_count
 from sparseplan.run.spread import spread
 
-#: learning rates where none is given. A task's own are for Adam on batches; an update from one
-#: sample with plain SGD is another thing.
-LEARNING_RATES: Mapping[str, float] = {"sgd": 0.003, "momentum": 0.0003, "adam": 0.0001}
+#: learning rates where none is given, for batches of one in bf16. A task's own are for Adam on
+#: larger batches. On the depth task (decoder blocks, two epochs of 400 samples) ten times less
+#: learnt less, and ten times more of plain SGD did too.
+LEARNING_RATES: Mapping[str, float] = {"sgd": 0.01, "momentum": 0.003, "adam": 0.001}
 #: samples whose gradients make one update of a plan that accumulates, where no number is given
 SAMPLES = 16
 
