@@ -18,7 +18,7 @@ from sparseplan.network import Network
 Weights = dict[str, npt.NDArray[np.float32]]
 
 #: weights that come with the package, by network
-PRETRAINED = {"upydnet": "upydnet_rooms.npz"}
+PRETRAINED = {"mobilenetv2_digits": "mobilenetv2_digits.npz", "upydnet": "upydnet_rooms.npz"}
 #: bytes that a file of weights may have beyond its network's own (npy headers)
 _HEADER = 1024
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sparseplan.errors import NetworkError, near
 from sparseplan.network import Network
 from sparseplan.zoo.classifiers import dscnn, mobilenetv1_025, resnet8
+from sparseplan.zoo.mobilenetv2 import mobilenetv2, mobilenetv2_digits
 from sparseplan.zoo.upydnet import upydnet
 
 NETWORKS: dict[str, Callable[[], Network]] = {
@@ -14,6 +15,8 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "resnet8": resnet8,
     "dscnn": dscnn,
     "mobilenetv1_025": mobilenetv1_025,
+    "mobilenetv2": mobilenetv2,
+    "mobilenetv2_digits": mobilenetv2_digits,
 }
 
 
@@ -24,4 +27,13 @@ def get(name: str) -> Network:
     return NETWORKS[name]()
 
 
-__all__ = ["NETWORKS", "dscnn", "get", "mobilenetv1_025", "resnet8", "upydnet"]
+__all__ = [
+    "NETWORKS",
+    "dscnn",
+    "get",
+    "mobilenetv1_025",
+    "mobilenetv2",
+    "mobilenetv2_digits",
+    "resnet8",
+    "upydnet",
+]
