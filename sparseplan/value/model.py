@@ -303,10 +303,10 @@ def _search(data: _Data, baseline: float | None, headroom: tuple[float, float] |
         prior = sum(((x - math.log(m)) / s) ** 2 for x, (m, s) in zip(point, axes, strict=True))
         return _Point(found.cost + prior, found.offset, found.ceiling, found.unknowns)
 
-    grid = [[math.log(m) + s * k for k in np.linspace(-3, 3, 13)] for m, s in axes]
+    grid = [[math.log(m) + s * k for k in np.linspace(-2, 2, 9)] for m, s in axes]
     place = min(itertools.product(*grid), key=lambda p: (at(p).cost, p))
     best, step = at(place), 0.5
-    while axes and step > 1e-5:
+    while axes and step > 1e-4:
         near_by = [(*place[:i], place[i] + d, *place[i + 1 :]) for i in range(len(axes)) for d in (-step, step)]
         points = [(at(p), p) for p in near_by]
         found, there = min(points, key=lambda item: (item[0].cost, item[1]))
