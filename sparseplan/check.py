@@ -158,11 +158,9 @@ def check(
         ProblemError: an update that is not possible, a plan of another network, or a name given twice.
         OutputError: a store that cannot be written to.
     """
-    if epochs is not None:
-        settings = replace(settings or task.settings, epochs=epochs)
     dtype = (settings or task.settings).dtype
     before = task.metrics(predict(network, parameters, task.test.x, dtype=dtype), task.test)
-    found = _train(network, parameters, updates, task, seeds, settings, jobs, store, plans, progress)
+    found = _train(network, parameters, updates, task, seeds, settings, jobs, store, plans, progress, epochs)
     after = {name: tuple(run["metrics"]["test"] for run in runs) for name, runs in found.items()}
     told = {name: tuple(run["training"] for run in runs) for name, runs in found.items()}
     return CheckReport(task.name, before, after, task.baselines(), dict(task.better), told)
@@ -179,6 +177,7 @@ def _train(
     store: str | os.PathLike[str] | Store | None,
     plans: Mapping[str, Plan] | None,
     progress: Callable[[str], None] | None,
+    epochs: int | None = None,
 ) -> dict[str, tuple[Result, ...]]:
     """Results (see ``Training.run``) by name, one for each seed."""
     check_count("jobs", jobs)
@@ -193,22 +192,26 @@ def _train(
         wanted[name] = Training(dict(update), settings or task.settings)
     for name, plan in plans.items():
         wanted[name] = Training(dict(plan.update), _arena_settings(name, plan, case, settings), plan=plan)
+    if epochs is not None:
+        wanted = {n: replace(t, settings=replace(t.settings, epochs=epochs)) for n, t in wanted.items()}
     runs = {
         name: [TrainJob(case, replace(training, settings=replace(training.settings, seed=seed))) for seed in chosen]
         for name, training in wanted.items()
         if training.update
     }
     every = [job for by_seed in runs.values() for job in by_seed]
-    count = len({job.key for job in every})
-    if progress is not None and count:
-        progress(f"training: {count} runs, {min(jobs, count)} at a time")
+    keys = {job.key for job in every}
+    kept = store if store is None or isinstance(store, Store) else Store(store)
+    if progress is not None and keys:
+        before = 0 if kept is None else sum(kept.path(key).exists() for key in keys)
+        known = f", {before} of them stored before" if before else ""
+        progress(f"training: {len(keys)} runs, {min(jobs, len(keys))} at a time{known}")
 
     def done(finished: int, of: int, job: Job, result: Result) -> None:
         if progress is not None:
             value = result["metrics"]["test"][task.headline]
             progress(f"training: {finished} of {of} runs, {task.headline} {value:.3f}")
 
-    kept = store if store is None or isinstance(store, Store) else Store(store)
     found = run_all(every, store=kept, jobs_at_once=jobs, progress=done)
     # what trains nothing needs no seed
     still = {name: training.run(case) for name, training in wanted.items() if not training.update}
