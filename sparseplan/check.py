@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from sparseplan.errors import PlanError, ProblemError
 from sparseplan.importers.spec import to_dict
 from sparseplan.longwork import Case, Job, Result, Store, Training, TrainJob, digest, run_all
@@ -159,7 +161,8 @@ def check(
         OutputError: a store that cannot be written to.
     """
     dtype = (settings or task.settings).dtype
-    before = task.metrics(predict(network, parameters, task.test.x, dtype=dtype), task.test)
+    with threadpool_limits(limits=1):  # as in every run: the last bits depend on the number of threads
+        before = task.metrics(predict(network, parameters, task.test.x, dtype=dtype), task.test)
     found = _train(network, parameters, updates, task, seeds, settings, jobs, store, plans, progress, epochs)
     after = {name: tuple(run["metrics"]["test"] for run in runs) for name, runs in found.items()}
     told = {name: tuple(run["training"] for run in runs) for name, runs in found.items()}
@@ -214,7 +217,8 @@ def _train(
 
     found = run_all(every, store=kept, jobs_at_once=jobs, progress=done)
     # what trains nothing needs no seed
-    still = {name: training.run(case) for name, training in wanted.items() if not training.update}
+    with threadpool_limits(limits=1):
+        still = {name: training.run(case) for name, training in wanted.items() if not training.update}
     return {
         name: tuple(found[job.key] for job in runs[name]) if name in runs else (still[name],) * len(chosen)
         for name in wanted

@@ -321,7 +321,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     process = start(tmp_path / "runs", tmp_path / "table.json")
     assert process.stdout is not None
     process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert process.wait(60) != 0
     deadline = time.monotonic() + 20
     while members(process.pid) and time.monotonic() < deadline:

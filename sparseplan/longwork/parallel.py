@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 import joblib
 from threadpoolctl import threadpool_limits
 
-from sparseplan.errors import ProblemError
 from sparseplan.longwork.digests import decoded, encoded
 from sparseplan.longwork.store import Job, Recipe, Result, Store
+from sparseplan.run.settings import check_count
 
 #: joblib's own rule: below this many free bytes, shared memory is left alone
 _ROOM = 2 * 10**9
@@ -36,9 +37,8 @@ def run_all(
 
     Jobs of equal keys run once. ``jobs_at_once`` is joblib's ``n_jobs``: 1 runs them here, more in
     processes of joblib's own, or on what ``joblib.parallel_config(backend=…)`` names (a Dask cluster
-    takes as many as it has workers). BLAS takes one
-    thread in each worker. On an error or Ctrl-C, runs under way are dropped and their processes end;
-    what was finished is stored.
+    takes as many as it has workers). BLAS takes one thread in each worker. On an error or Ctrl-C,
+    runs under way are dropped and their processes end; what was finished is stored.
 
     Args:
         store: where finished runs are kept and found again.
@@ -48,8 +48,7 @@ def run_all(
         DataError: a stored run that is not what it should be.
         Whatever a job raises.
     """
-    if isinstance(jobs_at_once, bool) or not isinstance(jobs_at_once, int) or jobs_at_once < 1:
-        raise ProblemError(f"jobs={jobs_at_once!r} must be a whole number, at least 1")
+    check_count("jobs", jobs_at_once)
     wanted = {job.key: job for job in jobs}
     found: dict[str, Result] = {}
 
@@ -81,7 +80,9 @@ def run_all(
                         store.put(wanted[key], result)
                     done(key, result)
             finally:
-                results.close()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that runs were dropped: that is what was asked for
+                    results.close()
     return {key: found[key] for key in wanted}
 
 
