@@ -154,10 +154,6 @@ def main() -> int:
         weights = read_weights(folder / "upydnet_tartanair.npz", upydnet())
         settings = replace(task.settings, loss=args.loss or task.loss, epochs=args.epochs or task.settings.epochs)
         task = replace(task, settings=settings)
-        sets = {**sets_by_hand(), **planned_sets(task, weights)}
-        chosen = args.sets or list(sets)
-        if missing := [name for name in chosen if name not in sets]:
-            raise DataError(f"set {missing[0]!r} is unknown; there are {', '.join(sets)}")
         finished: dict[str, dict] = {}
         if args.store and args.store.exists():
             for line in args.store.read_text().splitlines():
@@ -166,21 +162,35 @@ def main() -> int:
                 except ValueError:  # the last line of a run that was killed while it wrote
                     continue
                 finished[entry["key"]] = entry["metrics"]
+
+        def store(key: str, label: str, found: dict) -> None:
+            finished[key] = found
+            if args.store:
+                args.store.parent.mkdir(parents=True, exist_ok=True)
+                with args.store.open("a") as file:
+                    file.write(json.dumps({"key": key, "label": label, "metrics": found}) + "\n")
+
+        key = f"sets {settings.loss} {args.labels} {SAMPLES} {BUDGETS} {RANDOM_BUDGET} {RANDOM_DRAWS}"
+        if key not in finished:
+            store(key, "planned", planned_sets(task, weights))
+        sets = {**sets_by_hand(), **finished[key]}
+        chosen = args.sets or list(sets)
+        if missing := [name for name in chosen if name not in sets]:
+            raise DataError(f"set {missing[0]!r} is unknown; there are {', '.join(sets)}")
         rows: dict[str, list[dict]] = {name: [] for name in chosen}
         for seed in range(args.seeds):
             for name in chosen:
                 what = json.dumps([sorted(sets[name].items()), seed, settings.loss, args.labels, settings.epochs])
                 key = hashlib.sha256(what.encode()).hexdigest()[:24]
                 if key not in finished:
-                    finished[key] = one_run(task, weights, sets[name], replace(settings, seed=seed))
-                    if args.store:
-                        args.store.parent.mkdir(parents=True, exist_ok=True)
-                        with args.store.open("a") as file:
-                            file.write(json.dumps({"key": key, "set": name, "seed": seed, "metrics": finished[key]}))
-                            file.write("\n")
+                    store(key, f"{name}, seed {seed}", one_run(task, weights, sets[name], replace(settings, seed=seed)))
                 rows[name].append(finished[key])
                 found, took = finished[key], finished[key]["seconds"]
-                print(f"seed {seed}, {name}: {took:.0f} s, val abs_rel {found['val']['abs_rel']:.3f}", file=sys.stderr)
+                print(
+                    f"seed {seed}, {name}: {took:.0f} s, val abs_rel {found['val']['abs_rel']:.3f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
         shown = task if args.split == "test" else replace(task, test=task.val)
         print(table(rows, {n: fits(sets[n], settings.loss) for n in chosen}, shown.baselines(), args.split))
     except SparseplanError as error:
