@@ -168,6 +168,8 @@ def main() -> int:
             if args.store:
                 args.store.parent.mkdir(parents=True, exist_ok=True)
                 with args.store.open("a") as file:
+                    if args.store.stat().st_size and not args.store.read_bytes().endswith(b"\n"):
+                        file.write("\n")  # after the half line of a run that was killed
                     file.write(json.dumps({"key": key, "label": label, "metrics": found}) + "\n")
 
         key = f"sets {settings.loss} {args.labels} {SAMPLES} {BUDGETS} {RANDOM_BUDGET} {RANDOM_DRAWS}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def header(descr: str, shape: str, version: bytes = b"\x01\x00") -> bytes:
     body = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
     body += b" " * (-(len(body) + 11) % 64) + b"\n"
     return b"\x93NUMPY" + version + len(body).to_bytes(2, "little") + body
+
+
+def message_of(call: Callable[[], object]) -> str:
+    """The message of the DataError that a call raises, "" where it raises none."""
+    try:
+        call()
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 @given(
@@ -71,10 +81,7 @@ def test_damage_is_told(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
     cut = data.draw(st.integers(0, len(raw)))
     path = tmp_path_factory.mktemp("fuzz") / "a.npz"
     path.write_bytes(raw[:cut] if data.draw(st.booleans()) else raw)
-    try:
-        read_npz(path)
-    except DataError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in message_of(lambda: read_npz(path))
 
 
 @given(st.binary(max_size=200))
@@ -82,10 +89,7 @@ def test_any_bytes_as_npy(tmp_path_factory: pytest.TempPathFactory, tail: bytes)
     path = tmp_path_factory.mktemp("fuzz") / "a.npy"
     for start in (b"", b"\x93NUMPY\x01\x00", header("'<f4'", "(3,)")[:20]):
         path.write_bytes(start + tail)
-        try:
-            read_npy(path, "array 'a'")
-        except DataError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in message_of(lambda: read_npy(path, "array 'a'"))
 
 
 BOMB = header("'<f8'", "(1000000, 1000000)")
@@ -129,9 +133,10 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 300 arrays; at most 256"):
         read_npz(many)
     twice = tmp_path / "twice.npz"
-    with zipfile.ZipFile(twice, "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+    with zipfile.ZipFile(twice, "w") as archive:
         archive.writestr("x.npy", npy_bytes(np.zeros(1)))
-        archive.writestr("x.npy", npy_bytes(np.ones(1)))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("x.npy", npy_bytes(np.ones(1)))
     with pytest.raises(DataError, match="array 'x' is there twice"):
         read_npz(twice)
 
