@@ -86,6 +86,7 @@ def test_nonnegative_least_squares_meet_the_optimality_conditions(rng: np.random
         a, b = rng.standard_normal((8, 5)), rng.standard_normal(8)
         free = int(rng.integers(0, 3))
         v = bounded_least_squares(a, b, free)
+        assert bounded_least_squares(a, b, free, rng.standard_normal(5)) == pytest.approx(v)
         slope = a.T @ (a @ v - b)
         bound = 5 - free
         assert (v[:bound] >= 0).all()

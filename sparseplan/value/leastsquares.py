@@ -7,17 +7,21 @@ import numpy as np
 from sparseplan.ops.base import Array
 
 
-def bounded_least_squares(a: Array, b: Array, free: int = 0) -> Array:
+def bounded_least_squares(a: Array, b: Array, free: int = 0, start: Array | None = None) -> Array:
     """``argmin |a v - b|`` with ``v >= 0`` save for its last ``free`` entries, which are unbounded.
 
     The active-set method of Lawson and Hanson (Solving Least Squares Problems, 1974, ch. 23); what
-    the data leave open gets the least norm. ``a``: (rows, unknowns) float64.
+    the data leave open gets the least norm. ``a``: (rows, unknowns) float64; ``start``: unknowns whose
+    positive entries are a good first guess of which are not at zero.
     """
     n = a.shape[1]
     passive = np.zeros(n, bool)
     passive[n - free :] = free > 0
-    v = np.zeros(n)
-    if free:
+    if start is not None:
+        passive |= start > 0
+    v = _solve(a, b, passive)
+    while (bad := passive & (v <= 0) & (np.arange(n) < n - free)).any():
+        passive &= ~bad
         v = _solve(a, b, passive)
     slack = 1e-11 * max(1.0, float(np.abs(a.T @ b).max(initial=0.0)))
     for _ in range(3 * n + 3):

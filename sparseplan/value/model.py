@@ -263,14 +263,16 @@ class _Data:
         left = np.maximum(1 - gain / ceiling, 1e-3)
         weight = ceiling * left / sigma
         stacked = np.vstack([self.rows * weight[:, None], prior])
-        v = bounded_least_squares(stacked, np.concatenate([-np.log(left) * weight, nothing]), len(self.pairs))
+        v = bounded_least_squares(
+            stacked, np.concatenate([-np.log(left) * weight, nothing]), len(self.pairs), np.ones(self.rows.shape[1])
+        )
         now = cost(v)
         for _ in range(30):
             rest = ceiling * np.exp(-self.rows @ v)
             slope = rest / sigma
             target = self.rows @ v * slope - (ceiling - rest - gain) / sigma
             stacked = np.vstack([self.rows * slope[:, None], prior])
-            step = bounded_least_squares(stacked, np.concatenate([target, nothing]), len(self.pairs)) - v
+            step = bounded_least_squares(stacked, np.concatenate([target, nothing]), len(self.pairs), v) - v
             size = 1.0
             while size > 1e-3 and cost(v + size * step) > now:
                 size /= 2
