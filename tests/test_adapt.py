@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from planted import RandomNetwork, any_picks, any_update, plan_of, problem_of
 from test_trainer import small
@@ -83,7 +83,6 @@ def by_reference(plan: Plan, params: Arrays, x: Arrays, target: np.ndarray, how:
     return params, losses
 
 
-@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
 def test_training_in_the_arena_is_the_references_bit_for_bit(seed: int) -> None:
     """Any network, dtype, optimizer, batch, fused or accumulated, with and without checks between."""

@@ -187,6 +187,8 @@ def test_finished_runs_are_found_again(alone: dict[str, Result], tmp_path: Path)
         (lambda text: text.replace('"sparseplan_run": 1', '"sparseplan_run": 2'), "sparseplan_run=2"),
         (lambda text: text.replace('"key"', '"kee"'), "key 'kee' is unknown; did you mean 'key'"),
         (lambda text: text.replace('"best": 2', '"best": NaN'), "NaN is not JSON"),
+        (lambda text: text.replace('"best": 2', '"best": ' + "[" * 600 + "]" * 600), "is nested too deeply"),
+        (lambda text: text.replace('"best": 2', '"best": ' + "[" * 99999 + "]" * 99999), "is nested too deeply"),
     ],
 )
 def test_damaged_runs_are_refused_by_name(spoil: Any, message: str, tmp_path: Path) -> None:
@@ -199,6 +201,24 @@ def test_damaged_runs_are_refused_by_name(spoil: Any, message: str, tmp_path: Pa
     with pytest.raises(DataError, match=f"stored run .*{job.key}.*{message}.*; delete the file") as caught:
         run_all([job], store=store)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({}, "key 'metrics' is missing"), ([], "must be an object"),
+        ({"metrics": {}, "training": {}}, "'val' is missing"),
+        ({"metrics": {"val": {}, "test": {}}, "training": {}}, "key 'error' is missing"),
+        ({"metrics": {"val": {"error": "0"}, "test": {}}, "training": {}}, "must be a number"),
+        ({"metrics": {"val": {"error": 0.5}, "test": {"error": 0.5}}, "training": {}}, "key 'losses' is missing"),
+    ],
+)  # fmt: skip
+def test_forged_results_are_refused(result: Any, message: str, tmp_path: Path) -> None:
+    """With a digest that is right, but not what training finds."""
+    store, job = Store(tmp_path), tiny_jobs(1)[0]
+    store.put(job, result)
+    with pytest.raises(DataError, match=f"stored run .*{message}.*; delete the file"):
+        run_all([job], store=store)
 
 
 def test_a_run_of_another_job_is_refused(tmp_path: Path) -> None:
@@ -259,7 +279,7 @@ import json, sys
 sys.path.insert(0, {here!r})
 import test_longwork as t
 from sparseplan.longwork import Store, run_all
-jobs = t.tiny_jobs(seeds=4, samples=60, epochs=3)
+jobs = t.tiny_jobs(seeds=4, samples=60, epochs=int(sys.argv[3]))
 def told(k, n, job, result):
     print(k, n, flush=True)
 found = run_all(jobs, store=Store(sys.argv[1]), jobs_at_once=2, progress=told)
@@ -267,9 +287,9 @@ open(sys.argv[2], "w").write(t.table(found))
 """
 
 
-def start(folder: Path, out: Path) -> subprocess.Popen[str]:
+def start(folder: Path, out: Path, epochs: int = 3) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WORK.format(here=str(HERE)), str(folder), str(out)],
+        [sys.executable, "-c", WORK.format(here=str(HERE)), str(folder), str(out), str(epochs)],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(HERE.parent)},
     )  # fmt: skip
@@ -305,7 +325,7 @@ def test_killed_work_goes_on_and_ends_with_the_same_table(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_a_kill_of_the_parent_alone_takes_its_workers_along(tmp_path: Path) -> None:
-    process = start(tmp_path / "runs", tmp_path / "table.json")
+    process = start(tmp_path / "runs", tmp_path / "table.json", epochs=300)  # long enough that work is waiting
     assert process.stdout is not None
     process.stdout.readline()
     process.kill()

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,11 @@ def _watch(parent: int) -> None:
     loky's workers would wait for work another five minutes. Threads, and workers of a cluster, are
     no children and left alone.
     """
-    if os.getppid() != parent or _watched.is_set():
+    if _watched.is_set() or parent == os.getpid():
+        return
+    if os.getppid() != parent:
+        if current_process().name.startswith("LokyProcess"):
+            os._exit(1)  # a child whose parent ended before this first task began
         return
     _watched.set()
 

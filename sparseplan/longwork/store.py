@@ -30,6 +30,10 @@ class Recipe(Protocol):
         """The result, plain data; the same wherever and whenever it is computed."""
         ...
 
+    def check(self, shared: Any, result: Node) -> None:
+        """Fail (as ``Node`` does) unless a stored result is one that this could have found."""
+        ...
+
 
 class Job(Protocol):
     """One unit of work."""
@@ -102,7 +106,11 @@ class Store:
                 root["key"].fail("is not the digest of what the file is about")
             if root["result_sha256"].text() != digest(root["result"].value):
                 root["result_sha256"].fail("is not the digest of the result: it was changed by hand or is damaged")
-            root["result"].record(optional=root["result"].value)  # an object
+            job.recipe.check(job.shared, root["result"])
+        except RecursionError:
+            raise DataError(
+                f"stored run {os.fspath(path)!r} is nested too deeply; delete the file to have that run computed again"
+            ) from None
         except DataError as error:
             raise DataError(f"{error}; delete the file to have that run computed again") from None
         result: Result = decoded(root["result"].value)

@@ -12,7 +12,8 @@ import numpy as np
 
 from sparseplan.errors import ProblemError
 from sparseplan.importers.spec import to_dict
-from sparseplan.longwork.digests import digest, plain
+from sparseplan.jsonio import Node
+from sparseplan.longwork.digests import decoded, digest, plain
 from sparseplan.longwork.store import Result
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
@@ -24,6 +25,8 @@ from sparseplan.version import __version__
 
 #: splits that a run can be measured on
 SPLITS = ("val", "test")
+#: most metrics of a stored run
+_MOST = 1000
 
 
 class Case:
@@ -122,6 +125,20 @@ class Training:
             for s in self.splits
         }  # fmt: skip
         return {"metrics": metrics, "training": told}
+
+    def check(self, shared: Case, result: Node) -> None:
+        """Fail unless every split has every metric of the task, a number."""
+        result.record(("metrics", "training"))
+        result["metrics"].record(self.splits)
+        for split in self.splits:
+            named = result["metrics"][split]
+            metrics = dict(named.members(_MOST))
+            named.record(shared.task.better, metrics)
+            for value in metrics.values():
+                if not isinstance(decoded(value.value), float):
+                    value.fail("must be a number with a fraction")
+        told = dict(result["training"].members(_MOST))
+        result["training"].record(("losses", "val_losses", "val_scores", "epochs", "best"), told)
 
 
 @dataclass(frozen=True)
