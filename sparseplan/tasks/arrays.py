@@ -111,7 +111,7 @@ def _read(file: IO[bytes], size: int, what: str, limit: int) -> Array:
         raise DataError(f"{what} ends after {len(data):,} of {wanted:,} bytes; is it truncated?")
     if file.read(1):  # for an npz, reading to the end also compares the checksum
         raise DataError(f"{what} goes on after its {wanted:,} bytes; is it damaged?")
-    flat: Array = np.frombuffer(bytes(data), dtype)
+    flat: Array = np.frombuffer(data, dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
