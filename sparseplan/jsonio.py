@@ -190,6 +190,13 @@ class Node:
         self._limit(most)
         return [self[i] for i in range(len(self.value))]
 
+    def pair(self) -> list[Node]:
+        """Members of a list of two."""
+        entries = self.entries(2)
+        if len(entries) != 2:
+            self.fail("must be a list of two")
+        return entries
+
     def _limit(self, most: int) -> None:
         if len(self.value) > most:
             self.fail(f"has {len(self.value):,} entries; at most {most:,} are taken")

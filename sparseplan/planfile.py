@@ -19,9 +19,12 @@ from sparseplan.jsonio import Node, dump, load
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.steps import Arg, Span, Step, TrainingOptions, Value
+from sparseplan.terms import term_from_node, term_to_dict
 from sparseplan.version import __version__
 
-VERSION = 1
+#: written; version 1 had neither terms nor ties
+VERSION = 2
+READABLE = (1, 2)
 MOST = 200_000
 T = TypeVar("T")
 
@@ -122,6 +125,8 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "must": dict(problem.must),
         "values": {p: [[r, v] for r, v in t.items()] for p, t in problem.values.items()},
         "max_macs": problem.max_macs,
+        "terms": [term_to_dict(t) for t in problem.terms],
+        "ties": [list(tie) for tie in problem.ties],
     }  # fmt: skip
 
 
@@ -152,8 +157,9 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
     root = Node(data, source, PlanError)
     if not isinstance(data, Mapping) or data.get("sparseplan") != "plan":
         root.fail("is no plan (key sparseplan must be 'plan'); make one with `sparseplan plan`")
-    if data.get("version") != VERSION:
-        root.fail(f"has version {data.get('version')!r}; this sparseplan reads version {VERSION}")
+    if data.get("version") not in READABLE or isinstance(data.get("version"), bool):
+        known = " and ".join(map(str, READABLE))
+        root.fail(f"has version {data.get('version')!r}; this sparseplan reads versions {known}")
     root.record(
         ("sparseplan", "version", "status", "objective", "bound", "problem", "update", "picks", "peak_bytes",
          "lower_bound_bytes", "macs", "values", "buffers", "steps", "tiles"),
@@ -192,13 +198,13 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
 
 def problem_from_node(node: Node) -> Problem:
     """A problem from plain data."""
-    node.record(("network", "device", "options", "choices", "must", "values"), ("max_macs",))
+    node.record(("network", "device", "options", "choices", "must", "values"), ("max_macs", "terms", "ties"))
     options = node["options"].record(
         ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs", "concat")
     )
     attrs = options.get("loss_attrs")
     values = {
-        p: {pair[0].number(): pair[1].number() for pair in (_pair(e) for e in n.entries(64))}
+        p: {pair[0].number(): pair[1].number() for pair in (e.pair() for e in n.entries(64))}
         for p, n in node["values"].members(MOST)
     }
     return Problem(
@@ -215,6 +221,9 @@ def problem_from_node(node: Node) -> Problem:
         must={p: n.number() for p, n in node["must"].members(MOST)},
         values=values,
         max_macs=_maybe(node, "max_macs", Node.integer),
+        terms=tuple(term_from_node(n) for n in node["terms"].entries(MOST)) if node.get("terms") is not None else (),
+        ties=tuple(tuple(e.text() for e in n.entries(MOST)) for n in node["ties"].entries(MOST))
+        if node.get("ties") is not None else (),
     )  # fmt: skip
 
 
@@ -268,13 +277,6 @@ def _integers(node: Node) -> dict[str, int]:
     return {k: n.integer() for k, n in node.members(16)}
 
 
-def _pair(node: Node) -> list[Node]:
-    entries = node.entries(2)
-    if len(entries) != 2:
-        node.fail("must be a list of two")
-    return entries
-
-
 def _shape(node: Node) -> tuple[int, ...]:
     return tuple(n.integer(1) for n in node.entries(16))
 
@@ -307,7 +309,7 @@ def _arg(node: Node) -> Arg:
             e.fail("must be [value, first byte, last byte + 1]")
         spans.append(Span(parts[0].text(), parts[1].integer(), parts[2].integer()))
     channels = node.get("channels")
-    pair = None if channels is None else tuple(n.integer() for n in _pair(channels))
+    pair = None if channels is None else tuple(n.integer() for n in channels.pair())
     return Arg(
         node["tag"].text(), _shape(node["shape"]), node["dtype"].choice(DTYPES), tuple(spans),
         pair, bool(_maybe(node, "add", Node.boolean)),  # type: ignore[arg-type]
@@ -317,7 +319,7 @@ def _arg(node: Node) -> Arg:
 def _step(node: Node) -> Step:
     node.record(("name", "kind", "op", "target", "reads", "writes"), ("keep", "macs", "inplace"))
     kind: Any = node["kind"].choice(STEP_KINDS)
-    pairs = [] if node.get("inplace") is None else [_pair(e) for e in node["inplace"].entries(64)]
+    pairs = [] if node.get("inplace") is None else [e.pair() for e in node["inplace"].entries(64)]
     return Step(
         node["name"].text(), kind, node["op"].text(), node["target"].text(),
         tuple(_arg(n) for n in node["reads"].entries(1024)), tuple(_arg(n) for n in node["writes"].entries(1024)),
@@ -334,7 +336,7 @@ def _tile(node: Node) -> PlannedTile:
         if len(parts) != 3:
             e.fail("must be [operand, bytes of a tile, tiles held]")
         buffers.append((parts[0].text(), parts[1].integer(), parts[2].integer(1)))
-    sizes = tuple((a.text(), b.integer(1)) for a, b in (_pair(e) for e in node["sizes"].entries(64)))
+    sizes = tuple((a.text(), b.integer(1)) for a, b in (e.pair() for e in node["sizes"].entries(64)))
     return PlannedTile(
         node["op"].text(), node["pass"].text(), sizes, tuple(buffers), node["l1_bytes"].integer(),
         node["dma_bytes"].integer(), node["tiles"].integer(1),
@@ -343,7 +345,7 @@ def _tile(node: Node) -> PlannedTile:
 
 def _reason(node: Node) -> Infeasibility:
     node.record(("level", "step", "needed", "available", "tensors", "message"), ("fewest_bytes",))
-    tensors = tuple((a.text(), b.integer()) for a, b in (_pair(e) for e in node["tensors"].entries(64)))
+    tensors = tuple((a.text(), b.integer()) for a, b in (e.pair() for e in node["tensors"].entries(64)))
     return Infeasibility(
         node["level"].text(), _prose(node["step"]), node["needed"].integer(), node["available"].integer(), tensors,
         _maybe(node, "fewest_bytes", Node.integer), _prose(node["message"]),

@@ -14,6 +14,9 @@ from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import infos, op_def
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions, UpdateSet, allowed_levels, reached_by_gradient
+from sparseplan.terms import Pair, Saturation, Term
+
+__all__ = ["Pair", "Problem", "Saturation", "Term", "Values", "resolve_choices", "resolve_ties", "resolve_values"]
 
 Values = Mapping[str, Mapping[float, float]]
 #: a larger value would overflow in sums
@@ -29,6 +32,9 @@ class Problem:
         must: parameter to the least fraction that has to be updated.
         values: parameter to the worth of updating each of its allowed fractions.
         max_macs: cap on the MACs of one run of the schedule, forward and backward, or None.
+        terms: worth beyond the sum of values: pairs, and gains that saturate.
+        ties: sets of parameters that are updated together. At a joint fraction each has its own
+            least allowed one that is at least as large (biases, which cannot be cut, the whole).
     """
 
     network: Network
@@ -38,6 +44,8 @@ class Problem:
     must: Mapping[str, float] = field(default_factory=dict)
     values: Values = field(default_factory=dict)
     max_macs: int | None = None
+    terms: tuple[Term, ...] = ()
+    ties: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         alignment = self.device.level(MAIN).alignment
@@ -72,6 +80,10 @@ class Problem:
             isinstance(self.max_macs, bool) or not isinstance(self.max_macs, int) or self.max_macs < 0
         ):
             raise ProblemError(f"max_macs={self.max_macs!r} must be a whole number, at least 0")
+        object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "ties", tuple(tuple(tie) for tie in self.ties))
+        self._check_terms()
+        self._check_ties()
         frozen = MappingProxyType
         object.__setattr__(self, "choices", frozen({p: tuple(r) for p, r in self.choices.items()}))
         object.__setattr__(self, "must", frozen(dict(self.must)))
@@ -83,8 +95,34 @@ class Problem:
         return (
             Problem,
             (self.network, self.device, self.options, dict(self.choices), dict(self.must),
-             {p: dict(t) for p, t in self.values.items()}, self.max_macs),
+             {p: dict(t) for p, t in self.values.items()}, self.max_macs, self.terms, self.ties),
         )  # fmt: skip
+
+    def _check_terms(self) -> None:
+        for i, term in enumerate(self.terms):
+            if not isinstance(term, (Pair, Saturation)):
+                raise ProblemError(f"terms[{i}]={term!r} must be a Pair or a Saturation")
+            for p in term.parameters():
+                if p not in self.network.owner:
+                    raise ProblemError(f"terms[{i}]: parameter {p!r} is unknown{near(p, self.network.owner)}")
+            if isinstance(term, Pair):
+                _check_value(term.value, f"value of terms[{i}]")
+                continue
+            _check_value(term.most(), f"worth of terms[{i}]")
+            for p, table in term.weights.items():
+                if p in self.choices and not set(self.choices[p]) <= set(table):
+                    missing = sorted(set(self.choices[p]) - set(table))
+                    raise ProblemError(f"terms[{i}]: weights of {p!r} lack fractions {missing}; give each allowed one")
+
+    def _check_ties(self) -> None:
+        tied: dict[str, int] = {}
+        for i, tie in enumerate(self.ties):
+            for p in tie:
+                if p not in self.choices:
+                    raise ProblemError(f"ties[{i}]: parameter {p!r} may not be updated; leave it out of the tie")
+                if p in tied:
+                    raise ProblemError(f"parameter {p!r} is in ties[{tied[p]}] and in ties[{i}]; tie it once")
+                tied[p] = i
 
     def capacity(self, level: str) -> int | None:
         """Bytes of a level that a plan may use, or None where that is not known."""
@@ -94,15 +132,44 @@ class Problem:
         return None if found.bytes is None else max(found.bytes - found.reserved, 0)
 
     def worth(self, update: Mapping[str, float]) -> float:
-        """Summed value of an update set, correctly rounded whatever the order."""
-        return math.fsum(self.values[p][r] for p, r in update.items())
+        """Value of an update set: summed values, pairs and saturations; correctly rounded sums whatever the order."""
+        terms = (term.worth(update) for term in self.terms)
+        return math.fsum((*(self.values[p][r] for p, r in update.items()), *terms))
+
+    def most_worth(self) -> float:
+        """An upper bound on the value of any update set."""
+        return math.fsum((*(max(0.0, *t.values()) for t in self.values.values()), *(t.most() for t in self.terms)))
+
+    def joint_levels(self, tie: Sequence[str]) -> tuple[dict[str, float], ...]:
+        """The ways to update tied parameters, from the least joint fraction to the largest."""
+        found: list[dict[str, float]] = []
+        for joint in sorted({r for p in tie for r in self.choices[p]}):
+            level = {p: next((r for r in self.choices[p] if r >= joint), self.choices[p][-1]) for p in tie}
+            if level not in found:
+                found.append(level)
+        return tuple(found)
 
     def allowed(self, update: UpdateSet) -> bool:
-        """Whether an update set respects choices and must (budgets aside)."""
+        """Whether an update set respects choices, must and ties (budgets aside)."""
         chosen = update.fractions
-        return all(r in self.choices.get(p, ()) for p, r in chosen.items()) and all(
-            chosen.get(p, 0.0) >= least for p, least in self.must.items()
+        return (
+            all(r in self.choices.get(p, ()) for p, r in chosen.items())
+            and all(chosen.get(p, 0.0) >= least for p, least in self.must.items())
+            and all(self.together({p: chosen[p] for p in tie if p in chosen}, tie) for tie in self.ties)
         )
+
+    def together(self, chosen: Mapping[str, float], tie: Sequence[str]) -> bool:
+        """Whether what is chosen of a tie is one of its joint levels, or nothing."""
+        return not chosen or chosen in self.joint_levels(tie)
+
+    def least_update(self) -> dict[str, float]:
+        """The least that has to be updated."""
+        least = {p: next(r for r in self.choices[p] if r >= r0) for p, r0 in self.must.items()}
+        for tie in self.ties:
+            asked = {p: least[p] for p in tie if p in least}
+            if asked:
+                least.update(next(v for v in self.joint_levels(tie) if all(v[p] >= r for p, r in asked.items())))
+        return least
 
 
 def _check_value(v: object, what: str) -> None:
@@ -236,3 +303,20 @@ def resolve_values(
             _check_value(number, f"value of {p!r} at fraction {r}")
             result[p][r] = float(number)
     return result
+
+
+def resolve_ties(
+    network: Network, choices: Mapping[str, Sequence[float]], groups: Iterable[Sequence[str]]
+) -> tuple[tuple[str, ...], ...]:
+    """Ties of parameters from groups of name patterns; what may not be updated is left out.
+
+    Raises:
+        ProblemError: a pattern that matches nothing, or a parameter in two groups (named by ``Problem``).
+    """
+    ties = []
+    for patterns in groups:
+        names = dict.fromkeys(p for pattern in patterns for p in match(network, pattern, "tie"))
+        tie = tuple(p for p in names if p in choices)
+        if len(tie) > 1:
+            ties.append(tie)
+    return tuple(ties)

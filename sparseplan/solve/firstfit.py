@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,7 +201,9 @@ def orders(block: Block) -> dict[str, list[int]]:
     return {name: np.lexsort((-area, key)).tolist() for name, key in keys.items()}
 
 
-def attempts(block: Block, rivals: Rivals, top: Ints, seed: int, trials: int) -> Iterator[tuple[str, Ints]]:
+def attempts(
+    block: Block, rivals: Rivals, top: Ints, seed: int, trials: int, extra: Mapping[str, list[int]] | None = None
+) -> Iterator[tuple[str, Ints]]:
     """Placements by ever other orders: the static ones, then seeded changes to the one that served best.
 
     Args:
@@ -210,6 +212,7 @@ def attempts(block: Block, rivals: Rivals, top: Ints, seed: int, trials: int) ->
         top: the highest base allowed to each group. Only best-fit heeds it, so check what is yielded.
         seed: of the changes.
         trials: how many changed orders to try.
+        extra: orders by name to try before all others.
 
     Yields:
         The name of the method, and the bases.
@@ -218,7 +221,7 @@ def attempts(block: Block, rivals: Rivals, top: Ints, seed: int, trials: int) ->
     height = block.height()
     best: list[int] = []
     base, least = free, FAR
-    known = orders(block)
+    known = {**(extra or {}), **orders(block)}
     for name, order in known.items():
         found = fit(rivals, order, free)
         if found is not None:

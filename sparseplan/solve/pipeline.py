@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparseplan.autodiff import trace
@@ -21,7 +21,7 @@ from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.place import Group, Placement, Rect, place_min
-from sparseplan.solve.select import Decisions, Program, Selection
+from sparseplan.solve.select import TIES, Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, Schedule, UpdateSet
 from sparseplan.training import TrainingGraph, holds
@@ -58,6 +58,8 @@ PLACING_WORK = 2.0
 SELECTING = 0.6
 PLACING = 0.25
 LEAST_SECONDS = 1.0
+#: placements whose orders are tried first for the next one
+REMEMBERED = 12
 
 
 def solve(problem: Problem, limits: Limits | None = None, progress: Progress | None = None) -> Plan:
@@ -67,27 +69,47 @@ def solve(problem: Problem, limits: Limits | None = None, progress: Progress | N
         limits: seconds and seed; without a limit of seconds the search goes on until proven.
         progress: called with a line of text at each stage.
     """
-    return _Pipeline(problem, limits or Limits(), progress or (lambda _: None)).run()
+    return Pipeline(problem, limits, progress).run()
 
 
-class _Pipeline:
-    def __init__(self, problem: Problem, limits: Limits, progress: Progress) -> None:
-        self.problem, self.limits, self.progress = problem, limits, progress
-        self.clock = Clock(limits)
+class Pipeline:
+    """The search for one plan; asked again, with smaller budgets, for the next point of a front."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+        order: Sequence[str] = TIES,
+    ) -> None:
+        """``order``: what is lowest among plans of equal value, the most important first."""
         self.began = time.perf_counter()
-
-    def run(self) -> Plan:
-        problem = self.problem
+        self.problem, self.limits, self.order = problem, limits or Limits(), order
+        self.progress = progress or (lambda _: None)
+        self.clock = Clock(self.limits)
         self.graph: TrainingGraph = trace(problem.network, problem.options, problem.choices)
         self.tiling = Tiling(problem.device, self.graph)
         self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
-        program = self.program = Program(problem, self.graph, self.tiling.forbidden())
+        self.program = Program(problem, self.graph, self.tiling.forbidden())
+        #: where groups lay in the last plans, latest first: neighbours on a front are much alike
+        self.like: list[dict[str, int]] = []
+
+    def again(self, problem: Problem) -> Plan:
+        """The best plan for the same problem under a budget of main memory, or of MACs, that is no larger."""
+        self.began, self.clock, self.problem = time.perf_counter(), Clock(self.limits), problem
+        self.program.ask(problem)
+        return self.run()
+
+    def run(self) -> Plan:
+        """The best plan, with its proof."""
+        problem, program = self.problem, self.program
         capacity = problem.capacity(MAIN)
         best: Found | None = None
-        doubt = -math.inf  # the most value among decisions that were neither placed nor proven impossible
+        doubt = program.doubt(capacity)  # the most value among decisions neither placed nor proven impossible
         margin = 0
         for _ in range(MOST_ATTEMPTS):
-            selection = program.select(self.part(SELECTING), margin, None if best is None else best.objective)
+            above = None if best is None else best.objective
+            selection = program.select(self.part(SELECTING), margin, above, self.order)
             if selection.decisions is None and margin:  # nothing fits the tightened budget: on with the full one
                 margin = 0
                 continue
@@ -114,9 +136,8 @@ class _Pipeline:
             if margin == 0:
                 proven = capacity is not None and candidate.bound > capacity
                 self.progress("impossible to place" if proven else "not placed within the search's limits")
-                if not proven:
-                    doubt = max(doubt, selection.bound)
-                program.exclude(selection.decisions)
+                program.exclude(selection.decisions, selection.bound, candidate.bound)
+                doubt = program.doubt(capacity)
             if best is None and capacity is not None:
                 margin = max(2 * margin, candidate.placement.peak - capacity, capacity >> 9)
             if self.clock.passed():
@@ -135,7 +156,7 @@ class _Pipeline:
 
         First what has to be updated and nothing else, which takes no search; then the decisions of least peak.
         """
-        least = Decisions(self.least_update(), {})
+        least = Decisions(self.problem.least_update(), {})
         tries = [least] if self.allowed(least) else []
         for decisions in (*tries, None):
             if decisions is None:
@@ -174,7 +195,11 @@ class _Pipeline:
         schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
         memory = analyse(schedule)
         limits = self.part(PLACING, PLACING_WORK)
-        placement, bound = place_min(groups_of(memory), self.problem.options.alignment, limits, capacity)
+        groups = groups_of(memory)
+        placement, bound = place_min(groups, self.problem.options.alignment, limits, capacity, self.like)
+        if placement.status == "PLACED":
+            self.like.insert(0, {g.name: at for g, at in zip(groups, placement.offsets, strict=True)})
+            del self.like[REMEMBERED:]
         return Candidate(decisions, schedule, memory, placement, bound)
 
     def answer(self, found: Found | None, bound: float) -> Plan:
@@ -212,7 +237,7 @@ class _Pipeline:
 
     def no_tile(self) -> Infeasibility | None:
         """An op that has to run and that no tile fits."""
-        chosen = self.graph.chosen(UpdateSet(self.least_update()))
+        chosen = self.graph.chosen(UpdateSet(self.problem.least_update()))
         for need in self.tiling.missing:
             if need.when == -1 or need.when & chosen:
                 message = (
@@ -223,12 +248,6 @@ class _Pipeline:
                 return Infeasibility("L1", need.step, need.fewest, need.available, need.operands,
                                      self.tiling.fewest_for(chosen), message)  # fmt: skip
         return None
-
-    def least_update(self) -> Mapping[str, float]:
-        return {
-            p: next(r for r, _ in self.graph.levels[p].fractions if r >= least)
-            for p, least in self.problem.must.items()
-        }
 
     def too_many_bytes(self, program: Program) -> Infeasibility:
         problem, capacity = self.problem, self.problem.capacity(MAIN)

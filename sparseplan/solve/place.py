@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -129,7 +129,11 @@ def place(groups: Sequence[Group], capacity: int, alignment: int = 1, limits: Li
 
 
 def place_min(
-    groups: Sequence[Group], alignment: int = 1, limits: Limits | None = None, capacity: int | None = None
+    groups: Sequence[Group],
+    alignment: int = 1,
+    limits: Limits | None = None,
+    capacity: int | None = None,
+    like: Sequence[Mapping[str, int]] = (),
 ) -> tuple[Placement, int]:
     """Place every group with the lowest peak.
 
@@ -140,6 +144,7 @@ def place_min(
         alignment: as for ``place``.
         limits: for all capacities tried together; by default, none.
         capacity: bytes that the peak must not exceed; None for no limit.
+        like: bases of the groups in placements of similar problems, by name: their orders are tried first.
 
     Returns:
         The best placement, and a proven lower bound on the peak of every placement. The placement is optimal when
@@ -154,7 +159,7 @@ def place_min(
     bound = task.attainable(task.bound)
     if capacity is not None and bound > capacity:
         return Placement("IMPOSSIBLE", (), 0, "live bytes", clock.elapsed()), bound
-    best = task.quick(clock)
+    best = task.quick(clock, [[known.get(g.name, _HUGE) for g in groups] for known in like])
     ceiling = best.peak if capacity is None else min(best.peak, capacity + 1)
     rounds = range(2)
     if capacity is not None and bound < capacity < best.peak:
@@ -261,12 +266,14 @@ class _Task:
         """The least peak >= capacity that some group could reach with its top."""
         return int((self.extent + np.maximum(0, -((self.extent - capacity) // self.unit)) * self.unit).min())
 
-    def quick(self, clock: Clock) -> _Answer:
+    def quick(self, clock: Clock, like: Sequence[Sequence[int]]) -> _Answer:
         """The best of first-fit and best-fit without limit on bytes."""
         rivals = Rivals.of(self.block)
         best = _Answer("UNKNOWN")
         far = np.full(self.block.count, 2**58)
-        for method, base in attempts(self.block, rivals, far, clock.limits.seed, _trials(_REFITS, self.block)):
+        extra = {f"as before ({i})": np.argsort(known, kind="stable").tolist() for i, known in enumerate(like, 1)}
+        trials = _trials(_REFITS // 8 if like else _REFITS, self.block)
+        for method, base in attempts(self.block, rivals, far, clock.limits.seed, trials, extra):
             if best.status == "UNKNOWN" or self.peak(base) < best.peak:
                 best = _Answer("PLACED", base, self.peak(base), method)
             if best.peak <= self.bound or clock.late():

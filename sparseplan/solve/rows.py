@@ -252,3 +252,13 @@ def frozen_row(graph: TrainingGraph, literals: Literals) -> Row:
             if graph.levels[name].atoms:
                 row.add(literals.mask(graph.levels[name].atoms[0]), -size)
     return row
+
+
+def total(rows: Iterable[Row]) -> Row:
+    """The sum of rows: of all steps' bytes, their area."""
+    found = Row(0, {})
+    for row in rows:
+        found.constant += row.constant
+        for i, n in row.terms.items():
+            found.terms[i] = found.terms.get(i, 0) + n
+    return found

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
-from sparseplan.problem import Problem
-from sparseplan.solve.cpsat import Limits, Outcome, solve, solve_in_order
-from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, undominated
+from sparseplan.problem import Pair, Problem, Saturation
+from sparseplan.solve.cpsat import Limits, Outcome, Sense, solve, solve_in_order
+from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, total, undominated
 from sparseplan.steps import MAIN
 from sparseplan.training import TrainingGraph
 
@@ -26,6 +26,8 @@ VALUE_BITS = 30
 #: byte budgets are knapsacks: with the linear relaxation of the disjunctions too, bounds are tight
 #: and one worker proves in a second what takes minutes without
 SEARCH = {"linearization_level": 2}
+#: what is lowest among plans of equal value
+TIES = ("macs", "peak")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class Selection:
     work: float
 
 
+@dataclass(frozen=True)
+class Excluded:
+    """Decisions that were ruled out since they were not placed.
+
+    Attributes:
+        clause: some literal of it must hold.
+        value: what the decisions are worth at most.
+        least: bytes of main memory that they are proven to take.
+    """
+
+    clause: tuple[cp_model.LiteralT, ...]
+    value: float
+    least: int
+
+
 class Program:
     """The model of one problem; asked again as placements fail."""
 
@@ -61,6 +78,7 @@ class Program:
         self.problem, self.graph = problem, graph
         self.model = cp_model.CpModel()
         self.literals = Literals(self.model, graph)
+        self._tie()
         for name, least in problem.must.items():
             levels = graph.levels[name]
             index = next(i for i, (r, _) in enumerate(levels.fractions) if r >= least)
@@ -73,29 +91,89 @@ class Program:
                 self.model.add(literal == 0)
         self.all_rows = budget_rows(graph, self.literals)
         self.rows = undominated(self.all_rows)
+        self.area = total(self.all_rows)
         self.macs = macs_terms(graph, self.literals)
         self.frozen = frozen_row(graph, self.literals)
         self._value()
-        #: sets of decisions that were ruled out, each as a clause
-        self.excluded: list[list[cp_model.LiteralT]] = []
+        self.excluded: list[Excluded] = []
         #: a proven upper bound on the value of all decisions not excluded
-        self.best_bound = math.fsum(max(0.0, *t.values()) for t in problem.values.values())
+        self.best_bound = problem.most_worth()
 
     def _value(self) -> None:
-        worth = {name: [self.problem.values[name][r] for r, _ in levels.fractions]
+        problem = self.problem
+        worth = {name: [problem.values[name][r] for r, _ in levels.fractions]
                  for name, levels in self.graph.levels.items()}  # fmt: skip
+        pairs = [t for t in problem.terms if isinstance(t, Pair)]
+        bends = [t for t in problem.terms if isinstance(t, Saturation)]
         total = math.fsum(abs(b - a) for v in worth.values() for a, b in itertools.pairwise((0.0, *v)))
+        total = math.fsum((total, *(abs(t.value) for t in pairs), *map(self._steepest, bends)))
         shift = VALUE_BITS - (math.frexp(total)[1] if total > 0 else 0)
         self.scale = math.ldexp(1.0, min(shift, 1000))  # beyond it lie values of less than 1e-280
-        self.value: cp_model.LinearExprT = 0
-        for name, levels in self.graph.levels.items():
-            # each level is rounded by itself, so that errors do not add up over the fractions
-            whole = [round(v * self.scale) for v in (0.0, *worth[name])]
-            self.value += sum((b - a) * self.literals.atoms[bit]
-                              for bit, (a, b) in zip(levels.atoms, itertools.pairwise(whole), strict=True))  # fmt: skip
-        exact = all((v * self.scale).is_integer() for table in worth.values() for v in table)
+        literals = [*map(self._together, pairs), *map(self._saturated, bends)]
+        scaled = [round(t.value * self.scale) for t in pairs] + [1] * len(bends)
+        self.value = cp_model.LinearExpr.sum([self._sum(worth), cp_model.LinearExpr.weighted_sum(literals, scaled)])
+        numbers = [v for table in worth.values() for v in table] + [t.value for t in pairs]
+        exact = not bends and all((v * self.scale).is_integer() for v in numbers)
+        roundings = len(worth) + len(pairs) + sum(len(t.weights) + 2 for t in bends)
         #: how far apart two sums of values must be to be told apart
-        self.resolution = 0.0 if exact else len(worth) / self.scale
+        self.resolution = 0.0 if exact else roundings / self.scale
+
+    def _sum(self, worth: Mapping[str, Sequence[float]]) -> cp_model.LinearExprT:
+        """Scaled sum of what each parameter's level is worth."""
+        atoms: list[cp_model.IntVar] = []
+        steps: list[int] = []
+        for name, table in worth.items():
+            # each level is rounded by itself, so that errors do not add up over the fractions
+            whole = [round(v * self.scale) for v in (0.0, *table)]
+            atoms += [self.literals.atoms[bit] for bit in self.graph.levels[name].atoms]
+            steps += [b - a for a, b in itertools.pairwise(whole)]
+        return cp_model.LinearExpr.weighted_sum(atoms, steps)
+
+    def _together(self, pair: Pair) -> cp_model.IntVar | int:
+        """The literal (or constant) of a pair: all that it needs is updated."""
+        atoms: list[cp_model.IntVar | bool] = []
+        for name, least in pair.needs().items():
+            levels = self.graph.levels.get(name)
+            found = [] if levels is None else [
+                bit for (r, _), bit in zip(levels.fractions, levels.atoms, strict=True) if r >= least
+            ]  # fmt: skip
+            atoms.append(self.literals.atoms[found[0]] if found else False)
+        literal = self.literals.all(atoms)
+        return int(literal) if isinstance(literal, bool) else literal
+
+    def _weights(self, term: Saturation) -> dict[str, list[float]]:
+        return {name: [term.weights[name][r] for r, _ in self.graph.levels[name].fractions]
+                for name in term.weights if self.graph.levels.get(name) is not None
+                and self.graph.levels[name].fractions}  # fmt: skip
+
+    def _steepest(self, term: Saturation) -> float:
+        """The largest number that the lines of a term can come to, in magnitude."""
+        total = math.fsum(max(w, default=0.0) for w in self._weights(term).values())
+        return max(abs(slope) * total + abs(intercept) for slope, intercept in term.lines())
+
+    def _saturated(self, term: Saturation) -> cp_model.IntVar:
+        """A variable that can rise to the term's worth and no further."""
+        weights = self._weights(term)
+        most = round(term.most() * self.scale) + len(weights) + 2
+        worth = self.model.new_int_var(-len(weights) - 2, most, "saturation")
+        for slope, intercept in term.lines():
+            line = self._sum({name: [slope * w for w in table] for name, table in weights.items()})
+            self.model.add(worth <= line + round(intercept * self.scale))
+        return worth
+
+    def _tie(self) -> None:
+        """Hold tied parameters to their joint levels."""
+        for tie in self.problem.ties:
+            levels = self.problem.joint_levels(tie)
+            joint = [self.model.new_bool_var(f"tie of {tie[0]} {i}") for i in range(len(levels))]
+            for more, less in itertools.pairwise(joint):
+                self.model.add_implication(less, more)
+            for name in tie:
+                table = self.graph.levels[name]
+                for (r, _), bit in zip(table.fractions, table.atoms, strict=True):
+                    # the first joint level at which the parameter is updated by that fraction or more
+                    first = next(i for i, level in enumerate(levels) if level[name] >= r)
+                    self.model.add(self.literals.atoms[bit] == joint[first])
 
     def expression(self, row: Row) -> cp_model.LinearExprT:
         """A row as an expression of the model."""
@@ -124,8 +202,16 @@ class Program:
             model.add(self.expression(row) <= peak)
         return peak
 
-    def exclude(self, decisions: Decisions) -> None:
-        """Rule one set of decisions out."""
+    def ask(self, problem: Problem) -> None:
+        """Go on with the same problem under budgets that are no larger; what was ruled out stays so."""
+        self.problem = problem
+
+    def doubt(self, capacity: int | None) -> float:
+        """The most value among decisions ruled out that are not proven impossible within a capacity."""
+        return max((e.value for e in self.excluded if capacity is None or e.least <= capacity), default=-math.inf)
+
+    def exclude(self, decisions: Decisions, value: float, least: int) -> None:
+        """Rule one set of decisions out: worth at most ``value``, proven to take ``least`` bytes."""
         update = self.graph
         literals: list[cp_model.LiteralT] = []
         for name, levels in update.levels.items():
@@ -136,31 +222,35 @@ class Program:
         for p, options in zip(self.graph.picks, self.literals.picks, strict=True):
             if p.op in decisions.picks:
                 literals.append(options[p.options.index(decisions.picks[p.op])].Not())
-        self.excluded.append(literals)
+        self.excluded.append(Excluded(tuple(literals), value, least))
 
-    def select(self, limits: Limits, margin: int = 0, above: float | None = None) -> Selection:
+    def select(
+        self, limits: Limits, margin: int = 0, above: float | None = None, order: Sequence[str] = TIES
+    ) -> Selection:
         """The best decisions within all budgets.
 
         Args:
             margin: bytes of main memory to leave free.
             above: only decisions that are worth more than this.
+            order: what is lowest among equals, the most important first: ``macs`` and ``peak``.
         """
         model = self.model.clone()
         capacity = self.problem.capacity(MAIN)
         self.limit_bytes(model, None if capacity is None else capacity - margin)
         self.limit_others(model)
-        for clause in self.excluded:
-            model.add_bool_or(clause)
+        for e in self.excluded:
+            model.add_bool_or(e.clause)
         if above is not None:
             model.add(self.value >= math.floor((above + self.resolution) * self.scale) + 1)
         atoms = list(self.literals.atoms.values())
-        goals: list[tuple[str, cp_model.LinearExprT]] = [
-            ("max", self.value),
-            ("min", self.expression(self.macs)),
-            # and, among equals, no update that is worth nothing
-            ("min", self.peak(model) * (len(atoms) + 1) + cp_model.LinearExpr.sum(atoms)),
+        lowest: dict[str, cp_model.LinearExprT] = {"macs": self.expression(self.macs), "peak": self.peak(model),
+                                                    "area": self.expression(self.area)}  # fmt: skip
+        # and, among equals, no update that is worth nothing
+        last = cp_model.LinearExpr.weighted_sum([lowest[order[-1]], *atoms], [len(atoms) + 1] + [1] * len(atoms))
+        goals: list[tuple[Sense, cp_model.LinearExprT]] = [
+            ("max", self.value), *(("min", lowest[name]) for name in order[:-1]), ("min", last),
         ]  # fmt: skip
-        outcomes = solve_in_order(model, goals, limits, parameters=SEARCH)  # type: ignore[arg-type]
+        outcomes = solve_in_order(model, goals, limits, parameters=SEARCH)
         solved = [o for o in outcomes if o.solved]
         work = sum(o.work for o in outcomes)
         if not solved:
@@ -169,8 +259,7 @@ class Program:
         bound = (first.bound if first.bound is not None else 0) / self.scale
         if margin == 0:
             self.best_bound = min(self.best_bound, max(bound, above if above is not None else -math.inf))
-        names = ("macs", "peak")
-        ties = {n: o.status for n, o in zip(names, outcomes[1:], strict=False)}
+        ties = {n: o.status for n, o in zip(order, outcomes[1:], strict=False)}
         return Selection(first.status, self.decisions(solved[-1]), bound, ties, work)
 
     def cheapest(self, limits: Limits, remaining: bool = False) -> tuple[str, Decisions | None, int]:
@@ -180,8 +269,8 @@ class Program:
         """
         model = self.model.clone()
         self.limit_others(model)
-        for clause in self.excluded if remaining else ():
-            model.add_bool_or(clause)
+        for e in self.excluded if remaining else ():
+            model.add_bool_or(e.clause)
         model.minimize(self.peak(model))
         outcome = solve(model, limits, parameters=SEARCH)
         if not outcome.solved:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from sparseplan.network import Network, Op, Tensor
 from sparseplan.plan import Plan
-from sparseplan.problem import Problem
+from sparseplan.problem import Pair, Problem, Saturation, Term
 from sparseplan.solve.cpsat import Limits
 from sparseplan.steps import MAIN
 from sparseplan.testing.peers import brute_force, greedy
@@ -172,6 +172,12 @@ def reversing(network: Network) -> dict[str, str]:
     return {old: f"z{len(names) - i:06d}" for i, old in enumerate(names)}
 
 
+def _turned_term(term: Term, turned: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Term:
+    if isinstance(term, Pair):
+        return Pair(turned(term.a), turned(term.b), term.value)
+    return Saturation(turned(term.weights), term.points)
+
+
 def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limits: Limits | None = None) -> bool:
     """Other names of ops and tensors change nothing but names.
 
@@ -185,7 +191,9 @@ def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limi
 
     other = solved(
         replace(problem, network=renamed(problem.network, name), choices=turned(problem.choices),
-                must=turned(problem.must), values=turned(problem.values)),
+                must=turned(problem.must), values=turned(problem.values),
+                terms=tuple(_turned_term(t, turned) for t in problem.terms),
+                ties=tuple(tuple(turned(dict.fromkeys(tie))) for tie in problem.ties)),
         limits,
     )  # fmt: skip
     if cut_short(plan, limits) or cut_short(other, limits):

@@ -86,7 +86,7 @@ def plan_of(problem: Problem, update: Mapping[str, float], picks: Mapping[str, s
     if tiles:
         peaks["L1"] = bounds["L1"] = max(t.l1_bytes for t in tiles)
     worth = problem.worth(update)
-    most = math.fsum(max(*t.values(), 0.0) for t in problem.values.values())
+    most = problem.most_worth()
     return Plan(
         problem, "FEASIBLE", worth, max(worth, most),
         update={p: r for p, (r, _) in schedule.update.items()}, picks=schedule.picks, steps=schedule.steps,
@@ -133,17 +133,21 @@ def greedy(problem: Problem) -> Plan | None:
         within = capacity is None or plan.peak_bytes[MAIN] <= capacity
         return plan if within and caps.respected(update, schedule) else None
 
-    best = fits({p: next(r for r in problem.choices[p] if r >= least) for p, least in problem.must.items()})
+    best = fits(problem.least_update())
     if best is None:
         return None
     elements = {p: problem.network.tensor[p].elements for p in problem.choices}
-    moves = [(problem.values[p][r] / (r * elements[p]), r, p) for p, fractions in problem.choices.items()
-             for r in fractions]  # fmt: skip
-    for _, r, p in sorted(moves, key=lambda move: (-move[0], -move[1], move[2])):
-        now = best.update.get(p)
-        if (now is not None and now >= r) or problem.values[p][r] <= (problem.values[p][now] if now else 0):
-            continue
-        best = fits({**best.update, p: r}) or best
+    tied = {p for tie in problem.ties for p in tie}
+    units = [*problem.ties, *((p,) for p in problem.choices if p not in tied)]
+    moves = [level for unit in units for level in problem.joint_levels(unit)]
+
+    def density(level: Mapping[str, float]) -> float:
+        return sum(problem.values[p][r] for p, r in level.items()) / sum(r * elements[p] for p, r in level.items())
+
+    for level in sorted(moves, key=lambda move: (-density(move), -sum(move.values()), *move)):
+        update = {**best.update, **level}
+        if all(best.update.get(p, 0.0) < r for p, r in level.items()) and problem.worth(update) > best.objective:
+            best = fits(update) or best
     return best
 
 

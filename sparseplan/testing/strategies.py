@@ -24,7 +24,7 @@ from sparseplan.builder import NetworkBuilder
 from sparseplan.device import Device, Level
 from sparseplan.errors import NetworkError
 from sparseplan.network import Network
-from sparseplan.problem import Problem, resolve_choices, resolve_values
+from sparseplan.problem import Pair, Problem, Saturation, Term, resolve_choices, resolve_values
 from sparseplan.steps import FRACTIONS, TrainingOptions, UpdateSet
 from sparseplan.testing.peers import memory_of, trainable
 
@@ -363,4 +363,30 @@ def problems(
     if tight and asked.frozen == "flash" and draw(st.integers(0, 3)) == 3:
         flash = draw(st.integers(1, sum(4 * net.tensor[p].elements + 64 for p in net.parameters)))
     device = draw(devices(l2, alignment=asked.alignment, flash=flash))
-    return Problem(net, device, asked, choices, must, worth, max_macs)
+    ties = draw(_ties(tuple(choices)))
+    return Problem(net, device, asked, choices, must, worth, max_macs, draw(_terms(choices)), ties)
+
+
+@st.composite
+def _ties(draw: st.DrawFn, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Mostly none; else disjoint sets of parameters."""
+    if len(names) < 2 or draw(st.integers(0, 3)) != 3:
+        return ()
+    group = {p: draw(st.integers(0, 2)) for p in names}
+    ties = (tuple(p for p in names if group[p] == i) for i in (1, 2))
+    return tuple(tie for tie in ties if tie)
+
+
+@st.composite
+def _terms(draw: st.DrawFn, choices: Mapping[str, tuple[float, ...]]) -> tuple[Term, ...]:
+    """Mostly none; else pairs of any sign, and gains that saturate."""
+    if not choices or draw(st.integers(0, 2)) != 2:
+        return ()
+    found: list[Term] = []
+    part = st.dictionaries(st.sampled_from(list(choices)), st.sampled_from([0.1, 0.5, 1.0]), min_size=1, max_size=2)
+    for _ in range(draw(st.integers(0, 2))):
+        found.append(Pair(draw(part), draw(part), draw(st.sampled_from([-3.0, 0.5, 7.0, 1e3]))))
+    if draw(st.booleans()):
+        weights = {p: {r: draw(st.sampled_from([0.0, 1.0, 2.5])) * r for r in rs} for p, rs in choices.items()}
+        found.append(Saturation(weights, draw(st.sampled_from([((2.0, 5.0),), ((1.0, 3.0), (2.0, 4.0), (4.0, 4.5))]))))
+    return tuple(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from sparseplan.plan import Plan
-from sparseplan.problem import Problem
+from sparseplan.problem import Pair, Problem, Term
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings
 
@@ -24,12 +24,42 @@ def allowed_update(problem: Problem, plan: Plan, findings: Findings) -> dict[str
     for p, least in problem.must.items():
         if not plan.update.get(p, 0.0) >= least:
             findings.add("decision", f"parameter {p}", f"fraction={plan.update.get(p, 0.0)} must be at least {least}")
+    for tie in problem.ties:
+        check_tie(problem, tie, update, findings)
     return update
 
 
+def check_tie(problem: Problem, tie: tuple[str, ...], update: dict[str, float], findings: Findings) -> None:
+    """Tied parameters share a fraction, as far as each can be cut: some joint fraction explains all of them."""
+    if not any(p in update for p in tie):
+        return
+    for joint in {r for p in tie for r in problem.choices[p]}:
+        expected = {p: min((r for r in problem.choices[p] if r >= joint), default=max(problem.choices[p])) for p in tie}
+        if all(update.get(p) == r for p, r in expected.items()):
+            return
+    found = {p: update.get(p, 0.0) for p in tie}
+    findings.add("decision", f"tie of {tie[0]}", f"fractions={found} are no joint level of parameters updated together")
+
+
+def worth_of_term(term: Term, update: dict[str, float]) -> float:
+    """What a pair or a saturation adds to the value of an update set, from its definition."""
+    if isinstance(term, Pair):
+        complete = all(update.get(p, 0.0) >= r for part in (term.a, term.b) for p, r in part.items())
+        return term.value if complete else 0.0
+    s = math.fsum(term.weights[p][r] for p, r in update.items() if p in term.weights)
+    x0 = y0 = 0.0
+    lines = [(0.0, term.points[-1][1])]
+    for x1, y1 in term.points:
+        slope = (y1 - y0) / (x1 - x0)
+        lines.append((slope, y0 - slope * x0))
+        x0, y0 = x1, y1
+    return min(slope * s + intercept for slope, intercept in lines)
+
+
 def check_objective(problem: Problem, plan: Plan, update: dict[str, float], findings: Findings) -> None:
-    """The value is the sum over the update set, and the bound proves what the status says."""
-    value = math.fsum(problem.values[p][r] for p, r in update.items())
+    """The value is the sum over the update set and its terms, and the bound proves what the status says."""
+    parts = [problem.values[p][r] for p, r in update.items()]
+    value = math.fsum(parts + [worth_of_term(term, update) for term in problem.terms])
     if plan.objective != value:
         findings.add("objective", "objective", f"objective={plan.objective!r}, but the update set is worth {value!r}")
     if not plan.bound >= plan.objective:
