@@ -50,10 +50,19 @@ class Found:
     objective: float
 
 
-#: sets of decisions tried before the search gives up with what it has
-MOST_ATTEMPTS = 200
-#: deterministic seconds of the search for one placement; such searches succeed early or hardly ever
-PLACING_WORK = 2.0
+@dataclass(frozen=True)
+class Effort:
+    """How hard a plan is searched for.
+
+    Attributes:
+        attempts: sets of decisions tried before the search gives up with what it has.
+        placing: deterministic seconds of the search for one placement; such searches succeed early or hardly ever.
+    """
+
+    attempts: int = 200
+    placing: float = 2.0
+
+
 #: shares of the remaining time, and seconds that every stage gets even when late
 SELECTING = 0.6
 PLACING = 0.25
@@ -81,11 +90,13 @@ class Pipeline:
         limits: Limits | None = None,
         progress: Progress | None = None,
         order: Sequence[str] = TIES,
+        effort: Effort | None = None,
     ) -> None:
         """``order``: what is lowest among plans of equal value, the most important first."""
         self.began = time.perf_counter()
         self.problem, self.limits, self.order = problem, limits or Limits(), order
         self.progress = progress or (lambda _: None)
+        self.effort = effort or Effort()
         self.clock = Clock(self.limits)
         self.graph: TrainingGraph = trace(problem.network, problem.options, problem.choices)
         self.tiling = Tiling(problem.device, self.graph)
@@ -100,6 +111,22 @@ class Pipeline:
         self.program.ask(problem)
         return self.run()
 
+    def at_its_own_budget(self, plan: Plan, problem: Problem) -> Plan:
+        """The plan just found as the answer to the same problem under a smaller budget that it keeps to.
+
+        Decisions that could not be placed, and may take more than that, are no doubt any longer.
+        """
+        bound = max(plan.objective, self.program.doubt(problem.capacity(MAIN)), self.program.best_bound)
+        if bound >= plan.bound:
+            return replace(plan, problem=problem)
+        optimal = bound <= plan.objective + plan.resolution
+        return replace(plan, problem=problem, bound=bound, status="OPTIMAL" if optimal else plan.status)
+
+    def least_in_doubt(self, value: float) -> int | None:
+        """The fewest bytes of main memory, with what is reserved, of decisions in doubt that are worth more."""
+        least = [e.least for e in self.program.excluded if e.value > value]
+        return min(least) + self.problem.device.level(MAIN).reserved if least else None
+
     def run(self) -> Plan:
         """The best plan, with its proof."""
         problem, program = self.problem, self.program
@@ -107,7 +134,7 @@ class Pipeline:
         best: Found | None = None
         doubt = program.doubt(capacity)  # the most value among decisions neither placed nor proven impossible
         margin = 0
-        for _ in range(MOST_ATTEMPTS):
+        for _ in range(self.effort.attempts):
             above = None if best is None else best.objective
             selection = program.select(self.part(SELECTING), margin, above, self.order)
             if selection.decisions is None and margin:  # nothing fits the tightened budget: on with the full one
@@ -194,7 +221,7 @@ class Pipeline:
         """Lifetimes and offsets for given decisions."""
         schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
         memory = analyse(schedule)
-        limits = self.part(PLACING, PLACING_WORK)
+        limits = self.part(PLACING, self.effort.placing)
         groups = groups_of(memory)
         placement, bound = place_min(groups, self.problem.options.alignment, limits, capacity, self.like)
         if placement.status == "PLACED":

@@ -254,6 +254,8 @@ class Program:
         solved = [o for o in outcomes if o.solved]
         work = sum(o.work for o in outcomes)
         if not solved:
+            if outcomes[0].status == "INFEASIBLE" and margin == 0 and above is not None:
+                self.best_bound = min(self.best_bound, above + self.resolution)
             return Selection(outcomes[0].status, None, math.inf, {}, work)
         first = outcomes[0]
         bound = (first.bound if first.bound is not None else 0) / self.scale

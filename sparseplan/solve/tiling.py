@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sparseplan.device import Device
-from sparseplan.ops import OpInfo, op_def
-from sparseplan.plan import PlannedTile
+from sparseplan.ops import OpInfo, infos, op_def
+from sparseplan.plan import Plan, PlannedTile
 from sparseplan.solve.tile import Tile, best_tile, smallest_tile_bytes
 from sparseplan.steps import Schedule, Step
 from sparseplan.training import MaybeStep, TrainingGraph, any_of, holds
@@ -104,3 +104,17 @@ def _planned(op: str, pass_: str, tile: Tile) -> PlannedTile:
         tuple((o.tag, o.bytes, o.buffers) for o in tile.operands),
         tile.l1_bytes, tile.dma_bytes, tile.tiles,
     )  # fmt: skip
+
+
+def least_l1(plan: Plan) -> int:
+    """Bytes of L1, with what is reserved, in which every pass of a plan finds some tile; 0 without L1."""
+    device, options = plan.problem.device, plan.problem.options
+    if not device.has("L1"):
+        return 0
+    level, table = device.level("L1"), infos(plan.problem.network)
+    least = 0
+    for op, pass_ in dict.fromkeys(key for step in plan.steps if (key := pass_of(step)) is not None):
+        space = op_def(table[op].kind).tile_space(table[op], pass_)
+        if space is not None:
+            least = max(least, smallest_tile_bytes(space, options.dtype, device.double_buffer, level.alignment))
+    return least + level.reserved
