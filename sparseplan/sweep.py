@@ -26,8 +26,10 @@ from sparseplan.solve.pipeline import Effort, solve
 from sparseplan.steps import MAIN
 from sparseplan.verify import verify
 
-#: stretches that a front is cut into; always the same, so that results do not depend on the number of cores
+#: stretches that a front is cut into at most, and how many open fractions make one worth while; they do not depend
+#: on the number of cores, so neither do results
 STRETCHES = 12
+LEVELS_A_STRETCH = 8
 TIME = "time"
 
 
@@ -118,6 +120,7 @@ class _Stretch:
     plans: str | None
 
     def points(self) -> tuple[list[FrontPoint], list[Window]]:
+        """Its points and windows."""
         points, windows = [], []
         for found in walk(self.problem, self.axis, self.high, self.low, self.limits, self.effort):
             points.append(_point(found, self.plans))
@@ -186,11 +189,15 @@ def pareto(
     stretches = _stretches(problem, solved, limits, effort, folder)
     found: list[FrontPoint] = []
     windows: list[Window] = []
-    pool = joblib.Parallel(n_jobs=min(jobs, len(stretches)), return_as="generator_unordered")
+    pool = joblib.Parallel(n_jobs=max(1, min(jobs, len(stretches))), return_as="generator_unordered")
     for done, (some, more) in enumerate(pool(joblib.delayed(_Stretch.points)(s) for s in stretches), start=1):
         found += some
         windows += more
         tell(f"front: {done} of {len(stretches)} stretches, {len(found)} points")
+    if not found:
+        answer = solve(problem, limits)
+        text = answer.reason.message if answer.reason is not None else "no plan within the limits"
+        raise ProblemError(f"no update set is feasible, not even the smallest: {text}")
     best = undominated(found)
     if folder is not None:
         _drop_others(Path(folder), {int(p.cost) for p in best})
@@ -209,15 +216,17 @@ def undominated(points: Iterable[FrontPoint]) -> list[FrontPoint]:
 
 def _stretches(problem: Problem, axis: str, limits: Limits, effort: Effort, plans: str | None) -> list[_Stretch]:
     """The whole front in stretches of equal length, dearest first."""
+    tied = {p for tie in problem.ties for p in tie}
+    levels = sum(len(problem.joint_levels(tie)) for tie in problem.ties)
+    levels += sum(len(r) for p, r in problem.choices.items() if p not in tied)
+    count = min(STRETCHES, max(1, levels // LEVELS_A_STRETCH))
+    if axis == "l1" or count == 1:
+        return [_Stretch(problem, axis, 0, None, limits, effort, plans)]
     top = next(walk(problem, axis, None, 0, limits, effort), None)
     if top is None:
-        answer = solve(problem, limits)
-        text = answer.reason.message if answer.reason is not None else "no plan within the limits"
-        raise ProblemError(f"no update set is feasible, not even the smallest: {text}")
-    if axis == "l1":
-        return [_Stretch(problem, axis, 0, None, limits, effort, plans)]
+        return []
     bottom = _least(problem, axis, limits)
-    edges = [bottom + (top.cost - bottom) * i // STRETCHES for i in range(STRETCHES)]
+    edges = [bottom + (top.cost - bottom) * i // count for i in range(count)]
     highs = [*(e - 1 for e in edges[1:]), top.cost]
     found = [_Stretch(problem, axis, low, high, limits, effort, plans)
              for low, high in zip(edges, highs, strict=True) if high >= low]  # fmt: skip
