@@ -30,12 +30,10 @@ from sparseplan import api
 from sparseplan.errors import DataError, SparseplanError
 from sparseplan.network import Network
 from sparseplan.problem import resolve_choices
-from sparseplan.run.samples import Samples
 from sparseplan.run.trainer import TrainSettings, predict, train
 from sparseplan.tasks import load_task
 from sparseplan.tasks.real import RealDepthTask
-from sparseplan.value import squared_gradient_norm
-from sparseplan.value.common import Choices, Table, mean_over_batches
+from sparseplan.value import absolute_gradient, squared_gradient_norm
 from sparseplan.weights import Weights, read_weights
 from sparseplan.zoo import upydnet
 
@@ -75,17 +73,6 @@ def sets_by_hand() -> dict[str, dict[str, float]]:
     parameters = upydnet().parameters
     sets = {name: {p: 1.0 for p in parameters if p.startswith(start)} for name, start in BY_HAND.items()}
     return {"none": {}, "all biases": {p: 1.0 for p in parameters if p.endswith("bias")}, **sets}
-
-
-def absolute_gradient(network: Network, weights: Weights, data: Samples, choices: Choices) -> Table:
-    """The sum of absolute gradients over the entries that an update moves, a mean over batches of 16.
-
-    Adam's first step moves every entry by its learning rate against the gradient's sign, so this times the
-    rate is what the loss falls by, to first order.
-    """
-    return mean_over_batches(
-        network, weights, data, choices, 16, lambda levels, g: levels.by_unit(np.abs(g, dtype=np.float64))
-    )
 
 
 def planned_sets(task: RealDepthTask, weights: Weights) -> dict[str, dict[str, float]]:

@@ -16,13 +16,14 @@ from sparseplan.importers.spec import read_spec
 from sparseplan.jsonio import MAX_BYTES, Node, load
 from sparseplan.network import Network
 from sparseplan.plan import Plan
-from sparseplan.problem import Problem, resolve_choices, resolve_values
+from sparseplan.problem import Problem, Term, resolve_choices, resolve_ties, resolve_values
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import solve
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions
+from sparseplan.value.valuefile import ValueTable, from_json, is_value_file
 from sparseplan.verify import verify
 
-ValuesLike = Mapping[str, Any] | str | os.PathLike[str] | None
+ValuesLike = Mapping[str, Any] | ValueTable | str | os.PathLike[str] | None
 _FROZEN = {"l2": "L2", "l3": "L3", "flash": "flash"}
 
 
@@ -40,15 +41,18 @@ def network(source: Network | str | os.PathLike[str]) -> Network:
     return zoo.get(text)
 
 
-def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Values from a CSV (columns ``parameter, value`` and perhaps ``fraction``) or a JSON object.
+def read_values(path: str | os.PathLike[str]) -> dict[str, Any] | ValueTable:
+    """Values from a CSV (columns ``parameter, value`` and perhaps ``fraction``), a JSON object, or a value file.
 
     Raises:
         ProblemError: unreadable, malformed, or a row that is no number; names it.
     """
     where = f"values {os.fspath(path)!r}"
     if not os.fspath(path).endswith(".csv"):
-        root = Node(load(path, "values", ProblemError), where, ProblemError)
+        data = load(path, "values", ProblemError)
+        if is_value_file(data):
+            return from_json(data, where)
+        root = Node(data, where, ProblemError)
         result: dict[str, Any] = {}
         for key, node in root.members(1_000_000):
             if isinstance(node.value, Mapping):
@@ -58,11 +62,11 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
         return result
     try:
         with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise ProblemError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_BYTES:
+    if len(raw) > MAX_BYTES:
         raise ProblemError(f"{where} is longer than {MAX_BYTES:,} bytes")
     try:
         rows = list(csv.DictReader(io.StringIO(text), strict=True))
@@ -118,6 +122,8 @@ def problem(
     never: Sequence[str] = (),
     fractions: Iterable[float] = FRACTIONS,
     max_macs: int | None = None,
+    terms: Sequence[Term] = (),
+    together: Iterable[Sequence[str] | str] = (),
 ) -> Problem:
     """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
     found = network(net)
@@ -135,7 +141,13 @@ def problem(
     )
     choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions)
     given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
-    return Problem(found, target, options, choices, least, resolve_values(found, choices, given), max_macs)
+    more, ties = tuple(terms), resolve_ties(found, choices, map(_texts, together))
+    if isinstance(given, ValueTable):
+        given.check(found, choices)
+        more += given.terms
+        ties += resolve_ties(found, choices, given.ties)
+        given = given.values
+    return Problem(found, target, options, choices, least, resolve_values(found, choices, given), max_macs, more, ties)
 
 
 def _device(device: Device | str | os.PathLike[str]) -> Device | str | Path:
@@ -168,8 +180,9 @@ def plan(
         options: as of ``problem``: l1, l2 (budgets: bytes or "1.2MB"); dtype; batch; optimizer;
             gradients "fused" or "accumulate"; frozen "l2", "l3" or "flash"; alignment; concat "split"
             (kernels read it in parts) or "adjoin"; loss, loss_attrs;
-            values (mapping, CSV or JSON file; None counts updated elements); may, must, never (name
-            patterns, with ``@1/4`` for a fraction); fractions; max_macs.
+            values (mapping, ValueTable, CSV or JSON file; None counts updated elements); may, must, never
+            (name patterns, with ``@1/4`` for a fraction); fractions; max_macs; terms (worth beyond the sum);
+            together (groups of name patterns that are updated together).
 
     Raises:
         SparseplanError: bad input. An infeasible problem is no error: see ``Plan.status``.

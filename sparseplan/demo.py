@@ -61,8 +61,7 @@ def demo(
         progress("drawing rooms")
     task = get_task("depth")
     choices, _ = resolve_choices(network)
-    x, target = task.train.x[:SAMPLES], task.train.target[:SAMPLES]
-    value = squared_gradient_norm(network, weights, x, target, choices, loss=task.loss, loss_attrs=task.loss_attrs)
+    value = squared_gradient_norm(network, weights, task.samples(SAMPLES), choices)
     plans, result = {}, {"plans": {}, "runs": {}}  # type: ignore[var-annotated]
     for budget in BUDGETS:
         asked = problem(network, "gap9", l2=budget, loss=task.loss, loss_attrs=task.loss_attrs, values=value)

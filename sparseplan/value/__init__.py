@@ -14,6 +14,7 @@ from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.run.samples import Samples
+from sparseplan.value.absolute import absolute_gradient
 from sparseplan.value.common import Choices, Table, ValueFunction
 from sparseplan.value.costs import gradient_macs, per, update_bytes
 from sparseplan.value.count import parameter_count
@@ -38,6 +39,7 @@ VALUES: Mapping[str, ValueFunction] = MappingProxyType(
         "count": parameter_count,
         "magnitude": weight_magnitude,
         "gradient": squared_gradient_norm,
+        "absolute-gradient": absolute_gradient,
         "fisher": fisher_information,
         "fisher-per-byte": fisher_per_byte,
         "fisher-per-mac": fisher_per_mac,
@@ -55,6 +57,7 @@ def get_value(name: str) -> ValueFunction:
 __all__ = [
     "VALUES",
     "ValueFunction",
+    "absolute_gradient",
     "fisher_information",
     "fisher_per_byte",
     "fisher_per_mac",

@@ -1,0 +1,131 @@
+"""Update sets that people choose by hand today, and random ones, with the bytes that each needs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sparseplan.errors import ProblemError
+from sparseplan.network import Network
+from sparseplan.plan import Plan
+from sparseplan.problem import Problem
+from sparseplan.solve.cpsat import Limits
+from sparseplan.solve.front import AXES, EFFORT, bounded, cost_of
+from sparseplan.solve.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """An update set that was not planned.
+
+    Attributes:
+        kind: none, last layers, biases, blocks, random or full.
+        name: which of its kind.
+        cost: what it needs of the axis, its memory planned as well as any other's.
+    """
+
+    kind: str
+    name: str
+    update: Mapping[str, float]
+    cost: int
+
+
+def plan_for(problem: Problem, update: Mapping[str, float], axis: str = "l2") -> Plan:
+    """The plan of least bytes for exactly this update set, whatever the problem's own budget of the axis.
+
+    Raises:
+        ProblemError: the problem does not allow this set.
+    """
+    exact = replace(
+        problem, choices={p: (r,) for p, r in update.items()}, must=dict(update), terms=(), ties=(),
+        values={p: {r: problem.values[p][r]} for p, r in update.items()},
+    )  # fmt: skip
+    plan = Pipeline(exact, Limits(), order=("peak", "area"), effort=EFFORT).run()
+    if not plan.feasible:
+        text = plan.reason.message if plan.reason is not None else plan.status
+        raise ProblemError(f"update set of {len(update)} parameters: {text}")
+    return plan
+
+
+def last_layers(network: Network, choices: Mapping[str, Sequence[float]], k: int) -> dict[str, float]:
+    """All parameters of the last ``k`` ops that have any."""
+    ops = [op for op in network.ops if any(p in choices for p in op.params.values())]
+    return {p: choices[p][-1] for op in ops[-k:] for p in op.params.values() if p in choices}
+
+
+def biases(network: Network, choices: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """All biases (as TinyTL, Cai et al., NeurIPS 2020, without its side branches)."""
+    return {p: r[-1] for p, r in choices.items() if network.owner[p][1] == "bias"}
+
+
+def by_hand(
+    problem: Problem, blocks: Iterable[tuple[str, Sequence[str]]] = (), most_layers: int | None = None
+) -> list[tuple[str, str, dict[str, float]]]:
+    """(kind, name, update set) of what people use: nothing, the last k layers, biases, blocks, everything.
+
+    Args:
+        blocks: name and parameters of each block.
+        most_layers: of the last layers; None goes through 1, 2, 3, 5, 8, … up to half of them.
+    """
+    network, choices = problem.network, problem.choices
+    count = sum(any(p in choices for p in op.params.values()) for op in network.ops)
+    top = count // 2 if most_layers is None else most_layers
+    steps, k, after = [], 1, 2
+    while k <= top:
+        steps.append(k)
+        k, after = after, k + after
+    found: list[tuple[str, str, dict[str, float]]] = [("none", "no update", {})]
+    found += [("last layers", f"last {k}", last_layers(network, choices, k)) for k in steps]
+    if bias := biases(network, choices):
+        found.append(("biases", "biases", bias))
+    for name, parameters in blocks:
+        if update := {p: choices[p][-1] for p in parameters if p in choices}:
+            found.append(("blocks", name, update))
+    found.append(("full", "all parameters", {p: r[-1] for p, r in choices.items()}))
+    return found
+
+
+def random_set(problem: Problem, axis: str, budget: int, seed: int) -> dict[str, float]:
+    """A random update set that leaves no room: the best one for random values of parameters, at a budget.
+
+    The worth of a parameter is drawn from [0, 1) and grows with the root of the fraction, so that
+    cutting happens too.
+    """
+    rng = random.Random(f"{budget} {seed}")
+    drawn = {p: rng.random() for p in problem.choices}
+    values = {p: {r: drawn[p] * r**0.5 for r in fractions} for p, fractions in problem.choices.items()}
+    asked = bounded(replace(problem, values=values, terms=()), axis, budget)
+    plan = Pipeline(asked, Limits(None, seed), effort=EFFORT).run()
+    return dict(plan.update)
+
+
+def baselines(
+    problem: Problem,
+    axis: str = "l2",
+    *,
+    blocks: Iterable[tuple[str, Sequence[str]]] = (),
+    random_budgets: Sequence[int] = (),
+    random_sets: int = 2,
+) -> tuple[Baseline, ...]:
+    """What people choose by hand, and random sets at each of some budgets, with what each needs.
+
+    Sets that the problem's caps (L1, MACs, flash) forbid are left out.
+
+    Raises:
+        ProblemError: an unknown axis.
+    """
+    if axis not in AXES:
+        raise ProblemError(f"axis={axis!r} must be one of {', '.join(AXES)}")
+    named = by_hand(problem, blocks)
+    for budget in random_budgets:
+        named += [("random", f"random {i + 1} at {budget:,}", random_set(problem, axis, budget, i))
+                  for i in range(random_sets)]  # fmt: skip
+    found = []
+    for kind, name, update in named:
+        try:
+            plan = plan_for(problem, update, axis)
+        except ProblemError:
+            continue
+        found.append(Baseline(kind, name, update, cost_of(plan, axis)))
+    return tuple(found)

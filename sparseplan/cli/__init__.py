@@ -1,0 +1,39 @@
+"""The command line. Bad input: one message on stderr, exit code 2. No plan: exit code 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from threadpoolctl import threadpool_limits
+
+from sparseplan.cli.common import Handler
+from sparseplan.cli.parser import parser
+from sparseplan.errors import InternalError, SparseplanError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = parser().parse_args(argv)
+    handler: Handler = args.handler
+    try:
+        # one thread: matrices are small, and results do not depend on the number of cores
+        with threadpool_limits(limits=1):
+            code = handler(args)
+        sys.stdout.flush()
+        return code
+    except SparseplanError as error:
+        print(f"sparseplan: {error}", file=sys.stderr)
+        return 2
+    except InternalError as error:
+        print(f"sparseplan: internal error: {error}; please report it with the command", file=sys.stderr)
+        return 3
+    except BrokenPipeError:  # the reader (head, less) left; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("sparseplan: interrupted; nothing was half written, finished runs are stored", file=sys.stderr)
+        return 130

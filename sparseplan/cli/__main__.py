@@ -1,0 +1,5 @@
+"""``python -m sparseplan.cli``."""
+
+from sparseplan.cli import main
+
+raise SystemExit(main())

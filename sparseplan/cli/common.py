@@ -1,0 +1,139 @@
+"""What commands share: output, progress, readers of arguments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sparseplan import api
+from sparseplan.device import custom, load_device
+from sparseplan.errors import ProblemError, near
+from sparseplan.network import Network
+from sparseplan.problem import Problem, resolve_choices
+from sparseplan.run.schedules import DROPS, LrSchedule
+from sparseplan.run.settings import EarlyStopping, TrainSettings
+from sparseplan.tasks import Task, get_task
+from sparseplan.value import VALUES, get_value
+from sparseplan.value.units import Unit, units_of
+from sparseplan.weights import pretrained, read_weights
+
+Handler = Callable[[argparse.Namespace], int]
+#: measures that look at the data
+_WITH_DATA = frozenset(VALUES) - {"count", "magnitude"}
+
+
+def show(args: argparse.Namespace, data: Any, text: str) -> None:
+    """Print one JSON value, or text."""
+    print(json.dumps(data, indent=2, allow_nan=False) if args.json else text)
+
+
+def progress(text: str) -> None:
+    """A line that overwrites itself, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)
+
+
+def progress_end() -> None:
+    """Clear the line."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def writable(*paths: str | None) -> None:
+    """Fail before the work is done rather than after."""
+    for path in paths:
+        folder = os.path.dirname(os.path.abspath(path)) if path else None
+        if folder is not None and not os.path.isdir(folder):
+            raise ProblemError(f"output {path!r}: folder {folder!r} does not exist; make it first")
+
+
+def fractions_of(text: str) -> tuple[float, ...]:
+    """``1/8,0.25,1`` as numbers."""
+    try:
+        return tuple(float(a) / float(b or 1) for a, _, b in (p.strip().partition("/") for p in text.split(",")))
+    except (ValueError, ZeroDivisionError):
+        raise ProblemError(f"fractions={text!r} must be numbers such as 1/8,0.25,1") from None
+
+
+def weights_of(args: argparse.Namespace, network: Network) -> Any:
+    """The parameters that ``--weights`` names, or the zoo's pretrained ones."""
+    return read_weights(args.weights, network) if args.weights else pretrained(network)
+
+
+def task_of(args: argparse.Namespace) -> Task:
+    """The task that ``--task`` names."""
+    name = args.task or "depth"
+    progress(f"loading task {name}")
+    return get_task(name)
+
+
+def measured(args: argparse.Namespace, network: Network, name: str) -> Any:
+    """Values by a measure of the library, over ``--task``'s data where it looks at any."""
+    choices, _ = resolve_choices(network, args.may, args.must, args.never, fractions_of(args.fractions))
+    if name == "count":
+        return get_value(name)(network, {}, None, choices)
+    weights = weights_of(args, network)
+    data = task_of(args).samples(args.samples, args.seed) if name in _WITH_DATA else None
+    progress(f"measuring {name}")
+    return get_value(name)(network, weights, data, choices)
+
+
+def values_of(args: argparse.Namespace, network: Network) -> Any:
+    """What ``--value`` names: a measure, or a file."""
+    name = "count" if args.value == "elements" else args.value
+    if name in VALUES:
+        return measured(args, network, name)
+    if not os.path.exists(args.value) and not args.value.endswith((".csv", ".json")):
+        raise ProblemError(f"value={args.value!r} is no file{near(args.value, ['elements', *VALUES])}")
+    return args.value
+
+
+def named_units(network: Network, text: str, choices: Any = None) -> tuple[Unit, ...]:
+    """Units by ``parameter``, ``layer``, ``block``, or ``NAME=PATTERN,PATTERN;NAME=…``."""
+    if "=" not in text:
+        return units_of(network, text, choices)
+    by: dict[str, tuple[str, ...]] = {}
+    for part in text.split(";"):
+        name, equals, patterns = part.partition("=")
+        name = name.strip()
+        if not equals or not name or name in by:
+            raise ProblemError(f"units={text!r}: {part!r} must be NAME=PATTERN,PATTERN with a name of its own")
+        by[name] = tuple(p.strip() for p in patterns.split(","))
+    return units_of(network, by, choices)
+
+
+def training_settings(args: argparse.Namespace, start: TrainSettings) -> TrainSettings:
+    """A task's settings with what the arguments change of them."""
+    changes: dict[str, Any] = {}
+    for field, name in (("epochs", "epochs"), ("optimizer", "train_optimizer"), ("lr", "lr"),
+                        ("batch", "train_batch"), ("accumulate", "accumulate")):  # fmt: skip
+        if getattr(args, name) is not None:
+            changes[field] = getattr(args, name)
+    if args.schedule is not None or args.warmup:
+        drops = start.lr_drop or DROPS
+        kind = args.schedule or ("step" if start.lr_drop else "constant")
+        changes["schedule"], changes["lr_drop"] = LrSchedule(kind, args.warmup, drops), ()
+    if args.early_stopping is not None:
+        changes["stopping"] = EarlyStopping(args.early_stopping)
+    return replace(start, **changes)
+
+
+def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
+    """The problem that the arguments of ``plan`` state."""
+    network = api.network(args.network)
+    if need_budget and args.device is None and args.l2 is None:
+        raise ProblemError("device=None and l2=None: give --device (see `sparseplan devices`) or --l2, such as 600kB")
+    options = {name: getattr(args, name) for name in (
+        "l1", "l2", "dtype", "batch", "optimizer", "gradients", "frozen", "concat", "alignment", "loss", "may", "must",
+        "never", "max_macs",
+    )}  # fmt: skip
+    options["fractions"] = fractions_of(args.fractions)
+    if args.together != "parameter":
+        options["together"] = [unit.parameters for unit in named_units(network, args.together)]
+    options["values"] = values_of(args, network)
+    return api.problem(network, load_device(args.device) if args.device else custom(), **options)

@@ -1,0 +1,128 @@
+"""Commands that train: checking a plan, measuring values, the demo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+from sparseplan import api
+from sparseplan.check import CheckReport
+from sparseplan.check import check as check_sets
+from sparseplan.cli.common import (
+    fractions_of,
+    measured,
+    named_units,
+    progress,
+    progress_end,
+    show,
+    task_of,
+    training_settings,
+    weights_of,
+    writable,
+)
+from sparseplan.demo import demo
+from sparseplan.errors import ProblemError, near
+from sparseplan.measuring import fitted, measure_units, measured_values
+from sparseplan.plan import Plan
+from sparseplan.planfile import read_plan
+from sparseplan.problem import match, resolve_choices
+from sparseplan.run import plan_settings
+from sparseplan.run.settings import TrainSettings
+from sparseplan.tables import table
+from sparseplan.tasks import Task
+from sparseplan.value import VALUES
+from sparseplan.value.contribution import groups_measured
+from sparseplan.value.valuefile import ValueTable, write_values
+
+
+def check(args: argparse.Namespace) -> int:
+    """Metrics before and after fine-tuning with a plan's update set."""
+    plan = read_plan(args.plan)
+    net = plan.problem.network
+    if not plan.feasible:
+        raise ProblemError(f"plan {args.plan!r} has status {plan.status}: there is nothing to train with")
+    task = task_of(args)
+    weights = weights_of(args, net)
+    sets = {"planned": dict(plan.update)}
+    if args.full:
+        sets["full"] = dict.fromkeys(plan.problem.network.parameters, 1.0)
+    settings = _arena_settings(args, plan, task) if args.arena else training_settings(args, task.settings)
+    result: CheckReport = check_sets(
+        net, weights, sets, task, seeds=args.seeds, jobs=args.jobs, settings=settings, store=args.store,
+        plans={"planned": plan} if args.arena else None, progress=progress,
+    )  # fmt: skip
+    progress_end()
+    show(args, result.to_json(), result.text())
+    return 0
+
+
+def _arena_settings(args: argparse.Namespace, plan: Plan, task: Task) -> TrainSettings | None:
+    """The plan's own optimizer and batch; what is asked for beyond that."""
+    o = plan.problem.options
+    if args.full:
+        raise ProblemError("--arena trains the planned set in its arena; leave --full out, or check it without --arena")
+    for flag, given, planned in (("--train-optimizer", args.train_optimizer, o.optimizer),
+                                 ("--train-batch", args.train_batch, o.batch)):  # fmt: skip
+        if given is not None and given != planned:
+            raise ProblemError(f"{flag} {given}: the plan is for {planned}, and the arena follows the plan; plan anew")
+    if all(getattr(args, n) is None for n in ("epochs", "lr", "schedule", "accumulate", "early_stopping")):
+        return None
+    args.train_optimizer, args.train_batch = o.optimizer, o.batch
+    start = plan_settings(plan, replace(task.settings, lr_drop=()) if args.schedule else task.settings)
+    return training_settings(args, replace(start, epochs=args.epochs or task.settings.epochs))
+
+
+def value(args: argparse.Namespace) -> int:
+    """Measure values, by a formula or by training, and write them."""
+    writable(args.out)
+    net = api.network(args.network)
+    if args.by != "contribution":
+        if args.by not in VALUES:
+            raise ProblemError(f"by={args.by!r} is unknown{near(args.by, ['contribution', *VALUES])}")
+        facts: dict[str, str | int | float | bool] = {
+            "network": net.name, "task": args.task, "samples": args.samples, "seed": args.seed
+        }  # fmt: skip
+        made = ValueTable(args.by, measured(args, net, args.by), facts)
+        progress_end()
+        write_values(made, args.out)
+        rows = sorted(((max(t.values()), p) for p, t in made.values.items()), reverse=True)
+        show(args, {"out": args.out, "measure": args.by, "values": {p: dict(t) for p, t in made.values.items()}},
+             table(("parameter", "value of the whole"), [[p, f"{v:.6g}"] for v, p in rows], [False, True]))  # fmt: skip
+        return 0
+    task, weights = task_of(args), weights_of(args, net)
+    choices, _ = resolve_choices(net, args.may, args.must, args.never, fractions_of(args.fractions))
+    base = {p: 1.0 for pattern in args.base for p in match(net, pattern, "base")}
+    units = named_units(net, args.units, {p: r for p, r in choices.items() if p not in base})
+    found = measure_units(
+        net, weights, task, units, base=base, pairs=args.pairs, seeds=args.seeds,
+        settings=training_settings(args, task.settings), jobs=args.jobs, store=args.store, progress=progress,
+    )  # fmt: skip
+    progress_end()
+    source: dict[str, str | int | float | bool] = {
+        "network": net.name, "task": task.name, "metric": task.headline, "seeds": args.seeds,
+        "base": ", ".join(args.base) or "no update",
+    }  # fmt: skip
+    shared = {p: choices[p] for unit in units for p in unit.parameters}
+    made = measured_values(net, found, units, shared, additive=args.additive, pairs=args.pairs, tied=args.tied,
+                           source=source)  # fmt: skip
+    # what every run updated, or no unit holds, has no measured worth of its own
+    rest = {p: dict.fromkeys(r, 0.0) for p, r in choices.items() if p not in made.values}
+    made = replace(made, values={**{p: dict(t) for p, t in made.values.items()}, **rest})
+    write_values(made, args.out)
+    model = fitted(found, additive=args.additive, pairs=args.pairs)
+    body = [[name, f"{found.mean(name):+.4f}", f"{found.spread(name):.4f}", f"{model.predict(group):+.4f}"]
+            for name, group in groups_measured(found).items()]  # fmt: skip
+    show(args, {"out": args.out, "gains": {n: {"mean": found.mean(n), "std": found.spread(n)}
+                                           for n in groups_measured(found)}},
+         table(("updated", f"gain in {task.headline}", "std", "model"), body, [False, True, True, True]))  # fmt: skip
+    return 0
+
+
+def demo_(args: argparse.Namespace) -> int:
+    """The main job on real input."""
+    result = demo(args.out, seeds=args.seeds, jobs=args.jobs, say=None if args.json else print, progress=progress)
+    progress_end()
+    if args.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    return 0
