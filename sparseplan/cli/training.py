@@ -44,7 +44,8 @@ def check(args: argparse.Namespace) -> int:
         raise ProblemError(f"plan {args.plan!r} has status {plan.status}: there is nothing to train with")
     task = task_of(args)
     weights = weights_of(args, net)
-    sets = {"planned": dict(plan.update)}
+    # in the arena, the plan says itself what is updated
+    sets = {} if args.arena else {"planned": dict(plan.update)}
     if args.full:
         sets["full"] = dict.fromkeys(plan.problem.network.parameters, 1.0)
     settings = _arena_settings(args, plan, task) if args.arena else training_settings(args, task.settings)
