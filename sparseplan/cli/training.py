@@ -112,8 +112,11 @@ def value(args: argparse.Namespace) -> int:
     made = replace(made, values={**{p: dict(t) for p, t in made.values.items()}, **rest})
     write_values(made, args.out)
     model = fitted(found, additive=args.additive, pairs=args.pairs)
-    body = [[name, f"{found.mean(name):+.4f}", f"{found.spread(name):.4f}", f"{model.predict(group):+.4f}"]
-            for name, group in groups_measured(found).items()]  # fmt: skip
+    body: list[list[object]] = []
+    for name, group in groups_measured(found).items():
+        shown = name if len(group) < 3 else f"all {len(group)} units"
+        figures = (f"{found.mean(name):+.4f}", f"{found.spread(name):.4f}", f"{model.predict(group):+.4f}")
+        body.append([shown, *figures])
     show(args, {"out": args.out, "gains": {n: {"mean": found.mean(n), "std": found.spread(n)}
                                            for n in groups_measured(found)}},
          table(("updated", f"gain in {task.headline}", "std", "model"), body, [False, True, True, True]))  # fmt: skip
