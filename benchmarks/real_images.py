@@ -28,7 +28,6 @@ import numpy as np
 
 from sparseplan import api
 from sparseplan.errors import DataError, SparseplanError
-from sparseplan.network import Network
 from sparseplan.problem import resolve_choices
 from sparseplan.run.trainer import TrainSettings, predict, train
 from sparseplan.tasks import load_task
