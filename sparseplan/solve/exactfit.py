@@ -24,7 +24,7 @@ _SPAN_WORK = 2e-6
 
 # Searches in turn, with multiples of the round's limit. The first two suit training graphs, whose tightest cases fall
 # to packing alone; the others suit the public instances.
-_SEARCHES = {"longest-lived": 2, "packing": 4, "overlaps": 1, "area": 1, "stop": 1, "start": 1, "crowded": 1, "size": 1}
+_SEARCHES = {"longest-lived": 2, "packing": 8, "overlaps": 1, "area": 1, "stop": 1, "start": 1, "crowded": 1, "size": 1}
 # Presolve costs more than it brings here: sections are maximal and distinct already.
 _FIXED = {"search_branching": cp_model.FIXED_SEARCH, "linearization_level": 0, "cp_model_presolve": False}
 _PACKING = {

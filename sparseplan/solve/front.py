@@ -22,7 +22,7 @@ from sparseplan.steps import MAIN
 
 AXES = ("l2", "l1", "macs")
 #: a hard placement is left open rather than searched for long: it costs a window of some bytes, not a value
-EFFORT = Effort(attempts=3, placing=0.25)
+EFFORT = Effort(attempts=3, placing=0.15)
 
 
 @dataclass(frozen=True)
