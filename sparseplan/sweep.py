@@ -119,22 +119,23 @@ class _Stretch:
     effort: Effort
     plans: str | None
 
-    def points(self) -> tuple[list[FrontPoint], list[Window]]:
-        """Its points and windows."""
+    def points(self) -> tuple[str, list[FrontPoint], list[Window]]:
+        """The mark in its files' names, its points and windows."""
+        mark = f".{self.low}"  # two stretches may find plans of the same cost
         points, windows = [], []
         for found in walk(self.problem, self.axis, self.high, self.low, self.limits, self.effort):
-            points.append(_point(found, self.plans))
+            points.append(_point(found, self.plans, mark))
             if found.window is not None:
                 windows.append(found.window)
-        return points, windows
+        return mark, points, windows
 
 
-def _point(found: Found, plans: str | None) -> FrontPoint:
+def _point(found: Found, plans: str | None, mark: str = "") -> FrontPoint:
     plan = found.plan
     if violations := verify(plan.problem, plan):
         raise InternalError(f"the verifier rejects a plan of the front, a bug in sparseplan: {violations[0]}")
     if plans is not None:
-        write_plan(plan, Path(plans) / f"plan-{found.cost}.json")
+        write_plan(plan, Path(plans) / f"plan-{found.cost}{mark}.json")
     return FrontPoint(
         found.cost, plan.peak_bytes[MAIN], plan.peak_bytes.get("L1"), sum(plan.macs.values()), plan.objective,
         plan.bound, plan.status, dict(plan.update),
@@ -189,20 +190,30 @@ def pareto(
     stretches = _stretches(problem, solved, limits, effort, folder)
     found: list[FrontPoint] = []
     windows: list[Window] = []
+    written: list[tuple[FrontPoint, str]] = []
     pool = joblib.Parallel(n_jobs=max(1, min(jobs, len(stretches))), return_as="generator_unordered")
-    for done, (some, more) in enumerate(pool(joblib.delayed(_Stretch.points)(s) for s in stretches), start=1):
+    for done, (mark, some, more) in enumerate(pool(joblib.delayed(_Stretch.points)(s) for s in stretches), start=1):
         found += some
         windows += more
+        written += [(p, f"plan-{p.cost}{mark}.json") for p in some]
         tell(f"front: {done} of {len(stretches)} stretches, {len(found)} points")
     if not found:
         answer = solve(problem, limits)
         text = answer.reason.message if answer.reason is not None else "no plan within the limits"
         raise ProblemError(f"no update set is feasible, not even the smallest: {text}")
     best = undominated(found)
+    front = Front(problem, axis, tuple(best), _open(windows, best))
+    if points is not None:
+        front = front.thin(points)
     if folder is not None:
-        _drop_others(Path(folder), {int(p.cost) for p in best})
-    front = Front(problem, axis, tuple(_scaled(p, scale) for p in best), _open(windows, best, scale))
-    return front if points is None else front.thin(points)
+        _keep(Path(folder), front.points, written)
+    if scale == 1.0:
+        return front
+    return replace(
+        front,
+        points=tuple(_scaled(p, scale) for p in front.points),
+        windows=tuple(replace(w, low=w.low * scale, high=w.high * scale) for w in front.windows),
+    )
 
 
 def undominated(points: Iterable[FrontPoint]) -> list[FrontPoint]:
@@ -226,7 +237,8 @@ def _stretches(problem: Problem, axis: str, limits: Limits, effort: Effort, plan
     if top is None:
         return []
     bottom = _least(problem, axis, limits)
-    edges = [bottom + (top.cost - bottom) * i // count for i in range(count)]
+    edges = [bottom + max(top.cost - bottom, 0) * i // count for i in range(count)]
+    edges[0] = 0  # whatever is cheaper than the guess belongs to the last stretch
     highs = [*(e - 1 for e in edges[1:]), top.cost]
     found = [_Stretch(problem, axis, low, high, limits, effort, plans)
              for low, high in zip(edges, highs, strict=True) if high >= low]  # fmt: skip
@@ -235,8 +247,8 @@ def _stretches(problem: Problem, axis: str, limits: Limits, effort: Effort, plan
 
 def _least(problem: Problem, axis: str, limits: Limits) -> int:
     """Roughly where the front begins: the cost of the least update."""
-    bare = replace(problem, choices={p: problem.choices[p] for p in problem.least_update()}, terms=(), ties=())
-    answer = solve(replace(bare, device=problem.device), limits)
+    bare = replace(problem, choices={p: (r,) for p, r in problem.least_update().items()}, terms=(), ties=())
+    answer = solve(bare, limits)
     return cost_of(answer, axis) if answer.feasible else 0
 
 
@@ -251,7 +263,7 @@ def _sampled(
         answer: Plan = solve(bounded(problem, solved, int(budget / scale)), limits)
         tell(f"{axis} {budget:,}: {answer.status}")
         if answer.feasible:
-            own = Found(answer, cost_of(answer, solved), None)
+            own = Found(answer, int(budget / scale), None)
             found.append(replace(_scaled(_point(own, folder), scale), cost=budget))
     if not found:
         raise ProblemError(f"budgets={list(budgets)}: none is feasible; the front tells the smallest one")
@@ -262,7 +274,7 @@ def _scaled(point: FrontPoint, scale: float) -> FrontPoint:
     return point if scale == 1.0 else replace(point, cost=point.cost * scale)
 
 
-def _open(windows: Iterable[Window], points: Sequence[FrontPoint], scale: float) -> tuple[Window, ...]:
+def _open(windows: Iterable[Window], points: Sequence[FrontPoint]) -> tuple[Window, ...]:
     """Windows that some point does not already fill: one of as much value at no more cost."""
     left = {
         w for w in windows
@@ -281,11 +293,14 @@ def _folder(plans: str | os.PathLike[str] | None) -> str | None:
     return os.fspath(plans)
 
 
-def _drop_others(folder: Path, costs: set[int]) -> None:
-    """Remove plans that turned out to be beaten by a point of another stretch."""
+def _keep(folder: Path, points: Sequence[FrontPoint], written: Sequence[tuple[FrontPoint, str]]) -> None:
+    """Leave one plan a point, ``plan-COST.json``; remove those that another stretch beats, and older ones."""
+    names = {f"plan-{p.cost}.json": next(name for q, name in written if q == p) for p in points}
+    for name, source in names.items():
+        os.replace(folder / source, folder / name)
     for path in folder.glob("plan-*.json"):
-        digits = path.stem.removeprefix("plan-")
-        if digits.isdigit() and int(digits) not in costs:
+        digits = path.stem.removeprefix("plan-").replace(".", "", 1)
+        if digits.isdigit() and path.name not in names:
             path.unlink()
 
 

@@ -29,8 +29,8 @@ EFFORT = Effort(attempts=3, placing=0.15)
 class Window:
     """Costs [low, high) at which a plan of up to ``value`` was neither found nor proven impossible."""
 
-    low: int
-    high: int
+    low: float
+    high: float
     value: float
 
 
@@ -83,7 +83,10 @@ def walk(
     tell = progress or (lambda _: None)
     pipeline: Pipeline | None = None
     budget = high
-    while budget is None or budget >= max(low, 1):
+    floor = {"l2": MAIN, "l1": "L1"}.get(axis)
+    # a level below what is reserved is none, nor is one of no bytes
+    low = max(low, 0 if floor is None or not problem.device.has(floor) else problem.device.level(floor).reserved + 1)
+    while budget is None or budget >= low:
         asked = problem if budget is None else bounded(problem, axis, budget)
         if pipeline is None or axis == "l1":  # another L1, other tiles
             pipeline = Pipeline(asked, limits, order=order, effort=effort)
@@ -93,7 +96,7 @@ def walk(
         if not plan.feasible:
             return
         cost = cost_of(plan, axis)
-        own = bounded(problem, axis, cost)
+        own = bounded(problem, axis, max(cost, 0 if axis == "macs" else 1))
         if axis == "l1":
             point = Pipeline(own, limits, order=order, effort=effort).run()
         else:
