@@ -118,15 +118,18 @@ class _Stretch:
     limits: Limits
     effort: Effort
     plans: str | None
+    first: bool = False
 
     def points(self) -> tuple[str, list[FrontPoint], list[Window]]:
         """The mark in its files' names, its points and windows."""
-        mark = f".{self.low}"  # two stretches may find plans of the same cost
+        mark = f".{self.low}.{self.high or 0}"  # two stretches may find plans of the same cost
         points, windows = [], []
         for found in walk(self.problem, self.axis, self.high, self.low, self.limits, self.effort):
             points.append(_point(found, self.plans, mark))
             if found.window is not None:
                 windows.append(found.window)
+            if self.first:
+                break
         return mark, points, windows
 
 
@@ -162,7 +165,7 @@ def pareto(
         axis: l2 (bytes of main memory), l1, macs (of a training step), or time (seconds of compute a
             training step, on devices with one known MAC rate and a clock).
         budgets: only the best plan at each of these.
-        points: thin the front to about that many.
+        points: only about that many of the front's points, evenly spread: the most that each budget affords.
         jobs: stretches walked at a time.
         time_limit: seconds for each point; None searches until proven.
         effort: how hard placements are searched for; what stays open is told as windows.
@@ -187,7 +190,9 @@ def pareto(
     folder = _folder(plans)
     if budgets is not None:
         return _sampled(problem, axis, solved, budgets, scale, limits, folder, tell)
-    stretches = _stretches(problem, solved, limits, effort, folder)
+    if points is not None and (isinstance(points, bool) or not isinstance(points, int) or points < 2):
+        raise ProblemError(f"points={points!r} must be a whole number, at least 2")
+    stretches = _stretches(problem, solved, limits, effort, folder, points)
     found: list[FrontPoint] = []
     windows: list[Window] = []
     written: list[tuple[FrontPoint, str]] = []
@@ -202,7 +207,7 @@ def pareto(
         text = answer.reason.message if answer.reason is not None else "no plan within the limits"
         raise ProblemError(f"no update set is feasible, not even the smallest: {text}")
     best = undominated(found)
-    front = Front(problem, axis, tuple(best), _open(windows, best))
+    front = Front(problem, axis, tuple(best), _open(windows, best), exhaustive=not stretches[0].first)
     if points is not None:
         front = front.thin(points)
     if folder is not None:
@@ -225,19 +230,24 @@ def undominated(points: Iterable[FrontPoint]) -> list[FrontPoint]:
     return kept
 
 
-def _stretches(problem: Problem, axis: str, limits: Limits, effort: Effort, plans: str | None) -> list[_Stretch]:
+def _stretches(
+    problem: Problem, axis: str, limits: Limits, effort: Effort, plans: str | None, points: int | None
+) -> list[_Stretch]:
     """The whole front in stretches of equal length, dearest first."""
     tied = {p for tie in problem.ties for p in tie}
     levels = sum(len(problem.joint_levels(tie)) for tie in problem.ties)
     levels += sum(len(r) for p, r in problem.choices.items() if p not in tied)
     count = min(STRETCHES, max(1, levels // LEVELS_A_STRETCH))
-    if axis == "l1" or count == 1:
+    if axis == "l1" or (count == 1 and points is None):
         return [_Stretch(problem, axis, 0, None, limits, effort, plans)]
     top = next(walk(problem, axis, None, 0, limits, effort), None)
     if top is None:
         return []
-    bottom = _least(problem, axis, limits)
-    edges = [bottom + max(top.cost - bottom, 0) * i // count for i in range(count)]
+    bottom = min(_least(problem, axis, limits), top.cost)
+    if points is not None:
+        budgets = [bottom + (top.cost - bottom) * i // (points - 1) for i in range(points)]
+        return [_Stretch(problem, axis, 0, b, limits, effort, plans, first=True) for b in dict.fromkeys(budgets)]
+    edges = [bottom + (top.cost - bottom) * i // count for i in range(count)]
     edges[0] = 0  # whatever is cheaper than the guess belongs to the last stretch
     highs = [*(e - 1 for e in edges[1:]), top.cost]
     found = [_Stretch(problem, axis, low, high, limits, effort, plans)
@@ -299,7 +309,7 @@ def _keep(folder: Path, points: Sequence[FrontPoint], written: Sequence[tuple[Fr
     for name, source in names.items():
         os.replace(folder / source, folder / name)
     for path in folder.glob("plan-*.json"):
-        digits = path.stem.removeprefix("plan-").replace(".", "", 1)
+        digits = path.stem.removeprefix("plan-").replace(".", "")
         if digits.isdigit() and path.name not in names:
             path.unlink()
 

@@ -134,3 +134,10 @@ def test_upydnet_by_blocks() -> None:
             expected.append((plan.peak_bytes["L2"], plan.objective))
     best = [(c, v) for c, v in expected if not any(d <= c and w >= v and (d, w) != (c, v) for d, w in expected)]
     assert [(p.cost, p.value) for p in front.points] == sorted(best)
+
+
+def test_a_few_points_are_those_that_thinning_the_whole_front_leaves(small: Problem, front: Front) -> None:
+    few = pareto(small, points=5)
+    thin = front.thin(5)
+    assert [(p.cost, p.value) for p in few.points] == [(p.cost, p.value) for p in thin.points]
+    assert not few.exhaustive
