@@ -17,14 +17,16 @@ from sparseplan.network import Network, Op, Tensor
 from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan, write_plan
 from sparseplan.problem import Problem
-from sparseplan.report import describe, figure, save_figure
+from sparseplan.report import describe, figure, front_figure, save_figure, save_front_figure
 from sparseplan.run import run
 from sparseplan.steps import TrainingOptions, UpdateSet
+from sparseplan.sweep import Front, pareto
 from sparseplan.verify import Violation, verify
 from sparseplan.version import __version__
 
 __all__ = [
     "Device",
+    "Front",
     "Network",
     "NetworkBuilder",
     "Op",
@@ -38,16 +40,19 @@ __all__ = [
     "__version__",
     "describe",
     "figure",
+    "front_figure",
     "importers",
     "init_parameters",
     "load_device",
     "network",
+    "pareto",
     "plan",
     "problem",
     "read_plan",
     "read_values",
     "run",
     "save_figure",
+    "save_front_figure",
     "tasks",
     "value",
     "verify",
