@@ -79,12 +79,12 @@ def test_plans_on_disk_are_those_of_the_points(
 
 def test_an_obligation_of_a_part_loses_no_cheaper_point(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the front begins is guessed from the least that must be updated, not from the most of it."""
-    problem = replace(problem_of(small_u(), alignment=4), must={"join.weight": 0.25})
+    problem = replace(problem_of(small_u(), alignment=4), must={"up.weight": 0.25})
     whole = pareto(problem, effort=sweep.Effort())
     monkeypatch.setattr(sweep, "LEVELS_A_STRETCH", 1)
     cut = pareto(problem, effort=sweep.Effort())
     assert [(p.cost, p.value) for p in cut.points] == [(p.cost, p.value) for p in whole.points]
-    assert all(p.update["join.weight"] >= 0.25 for p in cut.points)
+    assert all(p.update["up.weight"] >= 0.25 for p in cut.points)
 
 
 def test_seconds_are_macs_over_the_rate(small: Problem) -> None:
