@@ -80,6 +80,7 @@ def test_plans_on_disk_are_those_of_the_points(
 def test_an_obligation_of_a_part_loses_no_cheaper_point(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the front begins is guessed from the least that must be updated, not from the most of it."""
     problem = replace(problem_of(small_u(), alignment=4), must={"up.weight": 0.25})
+    monkeypatch.setattr(sweep, "LEVELS_A_STRETCH", 1000)
     whole = pareto(problem, effort=sweep.Effort())
     monkeypatch.setattr(sweep, "LEVELS_A_STRETCH", 1)
     cut = pareto(problem, effort=sweep.Effort())
