@@ -38,8 +38,9 @@ def fragmented(worst: int, proven: bool) -> Iterator[None]:
     """Placing loses up to ``worst - 1`` units; unless ``proven``, the planner is not told so."""
 
     def fake_min(
-        groups: Sequence[Group], alignment: int = 1, limits: Limits | None = None, capacity: int | None = None
-    ) -> tuple[Placement, int]:
+        groups: Sequence[Group], alignment: int = 1, limits: Limits | None = None, capacity: int | None = None,
+        like: object = (),
+    ) -> tuple[Placement, int]:  # fmt: skip
         placement, bound = place_min(groups, alignment, limits)
         extra = lost(groups, alignment, worst)
         placement = replace(placement, peak=placement.peak + extra)
