@@ -40,6 +40,8 @@ def few(share: float) -> settings:
 def asked(draw: st.DrawFn, tight: bool = True) -> Problem:
     """Problems small enough to try everything. Gains that saturate are left to ``test_terms``."""
     problem = draw(problems(max_choices=24, tight=tight))
+    flash = problem.device.level("flash")
+    assume(flash.bytes is None or flash.alignment == problem.options.alignment)
     return replace(problem, terms=tuple(t for t in problem.terms if isinstance(t, Pair)))
 
 
