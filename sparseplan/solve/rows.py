@@ -242,12 +242,12 @@ def macs_terms(graph: TrainingGraph, literals: Literals) -> Row:
     return row
 
 
-def frozen_row(graph: TrainingGraph, literals: Literals) -> Row:
-    """Bytes of parameters that stay at the frozen level."""
+def frozen_row(graph: TrainingGraph, literals: Literals, alignment: int) -> Row:
+    """Bytes of parameters that stay at the frozen level, each at its alignment."""
     row = Row(0, {})
     for name, value in graph.values.items():
         if value.role == "parameter":
-            size = align_up(value.bytes, graph.options.alignment)
+            size = align_up(value.bytes, alignment)
             row.add(True, size)
             if graph.levels[name].atoms:
                 row.add(literals.mask(graph.levels[name].atoms[0]), -size)

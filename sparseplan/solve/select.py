@@ -93,7 +93,7 @@ class Program:
         self.rows = undominated(self.all_rows)
         self.area = total(self.all_rows)
         self.macs = macs_terms(graph, self.literals)
-        self.frozen = frozen_row(graph, self.literals)
+        self.frozen = frozen_row(graph, self.literals, problem.device.level(problem.options.frozen).alignment)
         self._value()
         self.excluded: list[Excluded] = []
         #: a proven upper bound on the value of all decisions not excluded
@@ -156,9 +156,12 @@ class Program:
         weights = self._weights(term)
         most = round(term.most() * self.scale) + len(weights) + 2
         worth = self.model.new_int_var(-len(weights) - 2, most, "saturation")
+        lines = []
         for slope, intercept in term.lines():
             line = self._sum({name: [slope * w for w in table] for name, table in weights.items()})
-            self.model.add(worth <= line + round(intercept * self.scale))
+            lines.append(cp_model.LinearExpr.sum([line, round(intercept * self.scale)]))
+        # an equality: a variable that is merely bounded from above was seen to creep up one by one
+        self.model.add_min_equality(worth, lines)
         return worth
 
     def _tie(self) -> None:

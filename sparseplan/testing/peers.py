@@ -116,7 +116,8 @@ class Caps:
         if level == MAIN or capacity is None:
             return True
         frozen = (v for v in schedule.values.values() if v.role == "parameter" and v.tensor not in update)
-        return sum(align_up(v.bytes, problem.options.alignment) for v in frozen) <= capacity
+        alignment = problem.device.level(level).alignment
+        return sum(align_up(v.bytes, alignment) for v in frozen) <= capacity
 
 
 def greedy(problem: Problem) -> Plan | None:

@@ -23,7 +23,7 @@ def check_rows(problem: Problem, update: Mapping[str, float], picks: Mapping[str
     At every step that exists; at steps that do not, a row may not exceed the peak. The rows that the
     solver leaves out as dominated never hide the peak. MACs and the frozen level likewise.
     """
-    program = Program(replace(problem, must={}), trace(problem.network, problem.options, problem.choices), [])
+    program = Program(replace(problem, must={}, ties=()), trace(problem.network, problem.options, problem.choices), [])
     graph, literals = program.graph, program.literals
     chosen = graph.chosen(UpdateSet(update))
     taken = [p.options.index((picks or {}).get(p.op, p.options[0])) for p in graph.picks]
@@ -55,5 +55,6 @@ def check_rows(problem: Problem, update: Mapping[str, float], picks: Mapping[str
     macs, counted = read(program.macs), sum(schedule.macs.values())
     require(macs == counted, f"MACs: row={macs}, schedule={counted} {about}")
     stay = [v for v in schedule.values.values() if v.role == "parameter" and v.tensor not in update]
-    frozen, counted = read(program.frozen), sum(align_up(v.bytes, problem.options.alignment) for v in stay)
+    alignment = problem.device.level(problem.options.frozen).alignment
+    frozen, counted = read(program.frozen), sum(align_up(v.bytes, alignment) for v in stay)
     require(frozen == counted, f"frozen parameters: row={frozen}, schedule={counted} {about}")

@@ -8,8 +8,6 @@ with a graph of its own, so that nothing of the solver's model is used.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from sparseplan import sweep
 from sparseplan.errors import ProblemError
 from sparseplan.ops import infos, op_def
-from sparseplan.problem import Pair, Problem
+from sparseplan.problem import Problem
 from sparseplan.solve.front import bounded
 from sparseplan.solve.pipeline import groups_of, solve
 from sparseplan.solve.place import place_min
@@ -38,11 +36,8 @@ def few(share: float) -> settings:
 
 @st.composite
 def asked(draw: st.DrawFn, tight: bool = True) -> Problem:
-    """Problems small enough to try everything. Gains that saturate are left to ``test_terms``."""
-    problem = draw(problems(max_choices=24, tight=tight))
-    flash = problem.device.level("flash")
-    assume(flash.bytes is None or flash.alignment == problem.options.alignment)
-    return replace(problem, terms=tuple(t for t in problem.terms if isinstance(t, Pair)))
+    """Problems small enough to try everything."""
+    return draw(problems(max_choices=24, tight=tight))
 
 
 def front_of(problem: Problem, axis: str = "l2", **options: object) -> Front | None:
