@@ -196,7 +196,9 @@ def parse_pattern(text: str) -> tuple[str, float]:
 
 
 def match(network: Network, pattern: str, what: str) -> list[str]:
-    """Parameters that a shell-style pattern names; raises ProblemError where there is none."""
+    """Parameters that a shell-style pattern names; an exact name wins. Raises ProblemError where there is none."""
+    if pattern in network.owner:  # names may hold characters that mean something in patterns
+        return [pattern]
     found = fnmatch.filter(network.parameters, pattern)
     if not found:
         raise ProblemError(f"{what}={pattern!r} matches no parameter{near(pattern, network.parameters)}")
@@ -308,7 +310,7 @@ def resolve_values(
 def resolve_ties(
     network: Network, choices: Mapping[str, Sequence[float]], groups: Iterable[Sequence[str]]
 ) -> tuple[tuple[str, ...], ...]:
-    """Ties of parameters from groups of name patterns; what may not be updated is left out.
+    """Ties of parameters from groups of name patterns; an exact name wins. What may not be updated is left out.
 
     Raises:
         ProblemError: a pattern that matches nothing, or a parameter in two groups (named by ``Problem``).

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from planted import found, problem_of, small_u
 
+from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import ProblemError
-from sparseplan.problem import Pair, Problem, Saturation, resolve_ties
+from sparseplan.problem import Pair, Problem, Saturation, resolve_choices, resolve_ties
 from sparseplan.solve.pipeline import solve
 from sparseplan.testing.peers import plan_of
 from sparseplan.verify import verify
@@ -49,6 +50,17 @@ def test_ties_from_patterns() -> None:
     assert [set(t) for t in ties] == [{"join.weight", "join.bias"}]
     with pytest.raises(ProblemError, match=r"tie='nothing.\*' matches no parameter"):
         resolve_ties(problem.network, problem.choices, [["nothing.*"]])
+
+
+def test_an_exact_name_is_no_pattern() -> None:
+    net = NetworkBuilder("brackets")
+    x = net.input("image", (1, 4, 4))
+    for name in ("conv[1]", "conv1", "head"):
+        x = net.conv(x, 1, 1, name=name)
+    problem = problem_of(net.build(x))
+    ties = resolve_ties(problem.network, problem.choices, [["conv[1].weight", "head.weight"], ["conv[0-9].*"]])
+    assert ties == (("conv[1].weight", "head.weight"), ("conv1.weight", "conv1.bias"))
+    assert set(resolve_choices(problem.network, may=["conv[1].bias"])[0]) == {"conv[1].bias"}
 
 
 def test_the_planner_keeps_ties_at_every_budget() -> None:
