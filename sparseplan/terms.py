@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -143,31 +144,68 @@ class Saturation:
 Term = Pair | Saturation
 
 
-#: more entries than any network has parameters
-_MOST = 200_000
+#: more entries than any network has parameters, more fractions and points than make sense
+_MOST = 1_000_000
+_LEVELS = 64
+_POINTS = 1000
 
 
-def term_to_dict(term: Term) -> dict[str, Any]:
-    """A term of value as plain data."""
-    if isinstance(term, Pair):
-        return {"kind": "pair", "a": dict(term.a), "b": dict(term.b), "value": term.value}
-    weights = {p: [[r, w] for r, w in t.items()] for p, t in term.weights.items()}
-    return {"kind": "saturation", "weights": weights, "points": [list(p) for p in term.points]}
+def fractions_from_node(node: Node) -> dict[float, float]:
+    """Fraction to number, from an object whose keys read ``0.5`` or ``1/2``; raises the node's error."""
+    table: dict[float, float] = {}
+    for text, value in node.members(_LEVELS):
+        r = _fraction(text, node)
+        if r in table:
+            raise node.error(f"{node.source}: {node.path} gives fraction {r} twice; keep one")
+        table[r] = value.number()
+    return table
+
+
+def _fraction(text: str, node: Node) -> float:
+    top, slash, bottom = text.partition("/")
+    try:
+        r = float(top) / float(bottom) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        r = math.nan
+    if not 0 < r <= 1:
+        raise node.error(f"{node.source}: {node.path}: fraction {text[:40]!r} must be in (0, 1], such as 0.25 or 1/4")
+    return r
 
 
 def term_from_node(node: Node) -> Term:
-    """A term of value from plain data; raises the node's error naming what is wrong."""
-    if not isinstance(node.value, Mapping):
-        node.fail("must be an object with key kind: pair or saturation")
-    kind = node["kind"].choice(("pair", "saturation"))
-    if kind == "pair":
-        node.record(("kind", "a", "b", "value"))
-        a, b = ({p: n.number() for p, n in node[key].members(_MOST)} for key in ("a", "b"))
-        return Pair(a, b, node["value"].number())
-    node.record(("kind", "weights", "points"))
-    weights = {
-        p: {pair[0].number(): pair[1].number() for pair in (e.pair() for e in n.entries(64))}
-        for p, n in node["weights"].members(_MOST)
-    }
-    points = tuple((x.number(), y.number()) for x, y in (e.pair() for e in node["points"].entries(1024)))
-    return Saturation(weights, points)
+    """A term of value, from what ``term_to_dict`` gives; raises the node's error naming what is wrong."""
+    node.record((), ("pair", "saturation"))
+    pair, saturation = node.get("pair"), node.get("saturation")
+    read: Callable[[], Term]
+    if pair is not None and saturation is None:
+        pair.record(("a", "b", "value"))
+        a, b = ({p: r.number() for p, r in pair[key].members(_MOST)} for key in ("a", "b"))
+        read = partial(Pair, a, b, pair["value"].number())
+    elif saturation is not None and pair is None:
+        saturation.record(("weights", "points"))
+        points = []
+        for point in saturation["points"].entries(_POINTS):
+            if len(point.entries(_POINTS)) != 2:
+                point.fail("must be [weight, worth]")
+            points.append((point[0].number(), point[1].number()))
+        weights = {p: fractions_from_node(by) for p, by in saturation["weights"].members(_MOST)}
+        read = partial(Saturation, weights, tuple(points))
+    else:
+        node.fail("must hold one of pair and saturation")
+    try:
+        return read()
+    except ProblemError as error:
+        raise node.error(f"{node.source}: {node.path}: {error}") from None
+
+
+def term_to_dict(term: Term) -> dict[str, Any]:
+    """A term of value as plain data, as value files and plan files hold it (see ``docs/values.md``)."""
+    if isinstance(term, Pair):
+        return {"pair": {"a": dict(term.a), "b": dict(term.b), "value": term.value}}
+    weights = {p: fractions_to_dict(by) for p, by in term.weights.items()}
+    return {"saturation": {"weights": weights, "points": [list(point) for point in term.points]}}
+
+
+def fractions_to_dict(by: Mapping[float, float]) -> dict[str, float]:
+    """Numbers by fraction, as ``fractions_from_node`` reads them."""
+    return {repr(float(r)): v for r, v in by.items()}

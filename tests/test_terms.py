@@ -104,10 +104,23 @@ def test_terms_survive_pickling_and_json(term: Term) -> None:
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [([], "must be an object with key kind: pair or saturation"), ({"kind": "triple"}, "kind"),
-     ({"kind": "pair", "a": {"x": 1}, "b": {"y": 1}}, "value"),
-     ({"kind": "saturation", "weights": {"x": [[1.0]]}, "points": [[1, 1]]}, "weights")],
-)  # fmt: skip
+    [
+        ([], r"term: terms\[0\]=\[\] must be an object"),
+        ({"kind": "pair"}, r"terms\[0\]: key 'kind' is unknown"),
+        ({}, r"terms\[0\]=\{\} must hold one of pair and saturation"),
+        ({"pair": {}, "saturation": {}}, "must hold one of pair and saturation"),
+        ({"pair": {"a": {"x": 1}, "b": {"y": 1}}}, r"terms\[0\].pair: key 'value' is missing"),
+        ({"pair": {"a": {"x": 2}, "b": {"y": 1}, "value": 1}}, r"terms\[0\]: pair: fraction of 'x'=2.0 must be in"),
+        ({"pair": {"a": {"x": "1"}, "b": {"y": 1}, "value": 1}}, r"terms\[0\].pair.a\['x'\]='1' must be a finite"),
+        ({"saturation": {"weights": {"x": [[1, 1]]}, "points": [[1, 1]]}}, r"weights\['x'\]=\[\[1, 1\]\] must be an"),
+        ({"saturation": {"weights": {"x": {"2/1": 1}}, "points": [[1, 1]]}}, r"\['x'\]: fraction '2/1' must be in"),
+        ({"saturation": {"weights": {"x": {"1/0": 1}}, "points": [[1, 1]]}}, r"\['x'\]: fraction '1/0' must be in"),
+        ({"saturation": {"weights": {"x": {"0.5": 1, "1/2": 1}}, "points": [[1, 1]]}}, "gives fraction 0.5 twice"),
+        ({"saturation": {"weights": {"x": {"1": 1}}, "points": [[1]]}}, r"points\[0\]=\[1\] must be \[weight, worth\]"),
+        ({"saturation": {"weights": {"x": {"1": 1}}, "points": [[1, 2], [2, 1]]}}, "not fall in worth"),
+    ],
+)
 def test_malformed_terms_are_named(data: Any, message: str) -> None:
-    with pytest.raises(PlanError, match=message):
-        term_from_node(Node(data, "term", PlanError))
+    with pytest.raises(PlanError, match=message) as caught:
+        term_from_node(Node(data, "term", PlanError, "terms[0]"))
+    assert "\n" not in str(caught.value)

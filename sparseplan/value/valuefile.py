@@ -20,13 +20,12 @@ from sparseplan.errors import ProblemError, near
 from sparseplan.jsonio import MAX_INT, Node, dump, load
 from sparseplan.network import Network
 from sparseplan.problem import MOST_VALUE
-from sparseplan.terms import Pair, Saturation, Term
+from sparseplan.terms import Term, fractions_from_node, fractions_to_dict, term_from_node, term_to_dict
 from sparseplan.value.common import Choices
 from sparseplan.value.costs import Values
 
 VERSION = 1
 _MOST = 1_000_000
-_LEVELS = 64
 Fact = str | int | float | bool
 
 
@@ -132,8 +131,8 @@ def to_dict(table: ValueTable) -> dict[str, Any]:
         "version": VERSION,
         "measure": table.measure,
         "source": dict(table.source),
-        "values": {p: _fractions(by) for p, by in table.values.items()},
-        "terms": [_term(term) for term in table.terms],
+        "values": {p: fractions_to_dict(by) for p, by in table.values.items()},
+        "terms": [term_to_dict(term) for term in table.terms],
         "ties": [list(tie) for tie in table.ties],
     }
 
@@ -150,34 +149,13 @@ def from_json(root: Any, where: str) -> ValueTable:
     try:
         return ValueTable(
             "file" if measure is None else measure.text(),
-            {p: _table(by) for p, by in node["values"].members(_MOST)},
+            {p: fractions_from_node(by) for p, by in node["values"].members(_MOST)},
             {} if source is None else {key: _fact(fact) for key, fact in source.members(1000)},
-            () if terms is None else tuple(_read_term(term) for term in terms.entries(_MOST)),
+            () if terms is None else tuple(term_from_node(term) for term in terms.entries(_MOST)),
             () if ties is None else tuple(tuple(p.text() for p in tie.entries(_MOST)) for tie in ties.entries(_MOST)),
         )
     except ProblemError as error:
         raise error if str(error).startswith(where) else ProblemError(f"{where}: {error}") from None
-
-
-def _table(node: Node) -> dict[float, float]:
-    table: dict[float, float] = {}
-    for text, value in node.members(_LEVELS):
-        r = _fraction(text, node)
-        if r in table:
-            raise ProblemError(f"{node.source}: {node.path} gives fraction {r} twice; keep one")
-        table[r] = value.number()
-    return table
-
-
-def _fraction(text: str, node: Node) -> float:
-    top, slash, bottom = text.partition("/")
-    try:
-        r = float(top) / float(bottom) if slash else float(text)
-    except (ValueError, ZeroDivisionError):
-        r = math.nan
-    if not 0 < r <= 1:
-        raise ProblemError(f"{node.source}: {node.path}: fraction {text[:40]!r} must be in (0, 1], such as 0.25 or 1/4")
-    return r
 
 
 def _fact(node: Node) -> Fact:
@@ -186,41 +164,6 @@ def _fact(node: Node) -> Fact:
     if isinstance(node.value, bool):
         return node.boolean()
     return node.integer(-MAX_INT) if isinstance(node.value, int) else node.number()
-
-
-def _read_term(node: Node) -> Term:
-    node.record((), ("pair", "saturation"))
-    pair, saturation = node.get("pair"), node.get("saturation")
-    if (pair is None) == (saturation is None):
-        node.fail("must hold one of pair and saturation")
-    try:
-        if pair is not None:
-            pair.record(("a", "b", "value"))
-            a, b = ({p: r.number() for p, r in pair[key].members(_MOST)} for key in ("a", "b"))
-            return Pair(a, b, pair["value"].number())
-        assert saturation is not None
-        saturation.record(("weights", "points"))
-        points = []
-        for point in saturation["points"].entries(1000):
-            if len(point.entries(1000)) != 2:
-                point.fail("must be [weight, worth]")
-            points.append((point[0].number(), point[1].number()))
-        return Saturation({p: _table(by) for p, by in saturation["weights"].members(_MOST)}, tuple(points))
-    except ProblemError as error:
-        if str(error).startswith(node.source):
-            raise
-        raise ProblemError(f"{node.source}: {node.path}: {error}") from None
-
-
-def _term(term: Term) -> dict[str, Any]:
-    if isinstance(term, Pair):
-        return {"pair": {"a": dict(term.a), "b": dict(term.b), "value": term.value}}
-    weights = {p: _fractions(by) for p, by in term.weights.items()}
-    return {"saturation": {"weights": weights, "points": [list(point) for point in term.points]}}
-
-
-def _fractions(by: Mapping[float, float]) -> dict[str, float]:
-    return {repr(float(r)): v for r, v in by.items()}
 
 
 def _number(v: object) -> bool:
