@@ -5,35 +5,36 @@ gradients (to first order, what a step of Adam lowers the loss by, as it moves e
 comparison, the squared gradient norm (the same for SGD). Then trains the planned sets, sets by hand and
 random ones, each with several seeds, and prints a table of test metrics
 (mean ± standard deviation over seeds) beside the baselines. The data are not the project's and not in
-its repository: SPARSEPLAN_REFERENCE_DATA names their folder. Every finished run is appended to
-``--store``, so a run that was stopped goes on where it was.
+its repository: SPARSEPLAN_REFERENCE_DATA names their folder. Every finished run is kept in ``--store``:
+a benchmark that was stopped goes on where it was.
 
-    OMP_NUM_THREADS=1 python benchmarks/real_images.py --seeds 3 --store out/real_images.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/real_images.py --seeds 3 --store out/real_images
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
+from _adaptation import Prefixes, Run, cell, picked, run_sets, sets_by_prefix, took
 
 from sparseplan import api
 from sparseplan.errors import DataError, SparseplanError
+from sparseplan.jsonio import Node
+from sparseplan.longwork import Case, Store, digest, run_all
 from sparseplan.problem import resolve_choices
-from sparseplan.run.trainer import TrainSettings, predict, train
 from sparseplan.tasks import load_task
 from sparseplan.tasks.real import RealDepthTask
 from sparseplan.value import absolute_gradient, squared_gradient_norm
-from sparseplan.weights import Weights, read_weights
+from sparseplan.version import __version__
+from sparseplan.weights import read_weights
 from sparseplan.zoo import upydnet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,9 @@ SAMPLES = 64
 RANDOM_BUDGET, RANDOM_DRAWS = "600kB", 3
 DECODER0, DECODER1 = ("decoder0.", "ups0."), ("decoder1.", "ups1.")
 #: sets by hand, by the prefixes of their parameters
-BY_HAND: dict[str, tuple[str, ...]] = {
+BY_HAND: Prefixes = {
+    "none": (),
+    "all biases": None,
     "last layer": ("decoder2.conv2.",),
     "last 3 layers": ("decoder2.",),
     "encoder": ("encoder.",),
@@ -67,14 +70,7 @@ def reference_folder() -> Path:
     return folder
 
 
-def sets_by_hand() -> dict[str, dict[str, float]]:
-    """Update sets that people choose without a planner."""
-    parameters = upydnet().parameters
-    sets = {name: {p: 1.0 for p in parameters if p.startswith(start)} for name, start in BY_HAND.items()}
-    return {"none": {}, "all biases": {p: 1.0 for p in parameters if p.endswith("bias")}, **sets}
-
-
-def planned_sets(task: RealDepthTask, weights: Weights) -> dict[str, dict[str, float]]:
+def planned_sets(task: RealDepthTask, weights: Mapping) -> dict[str, dict[str, float]]:
     """The best sets at each budget by gradients on training captures, and by random values."""
     network = upydnet()
     choices, _ = resolve_choices(network)
@@ -107,34 +103,54 @@ def fits(update: Mapping[str, float], loss: str) -> str:
     return "more" if update else ""
 
 
-def one_run(task: RealDepthTask, weights: Weights, update: Mapping[str, float], settings: TrainSettings) -> dict:
-    """Metrics after training, on each split, and the seconds it took."""
-    network = upydnet()
-    began = time.perf_counter()
-    parameters: Mapping = weights
-    if update:
-        x, target = task.train.x, task.train.target
-        parameters = train(network, weights, update, x, target, settings, augment=task.augment).parameters
-    seconds = time.perf_counter() - began
-    splits = {"train": task.train, "val": task.val, "test": task.test}
-    found = {name: task.metrics(predict(network, parameters, split.x), split) for name, split in splits.items()}
-    return {**found, "seconds": seconds}
+@dataclass(frozen=True)
+class Planning:
+    """The planned sets as a job: searches end by the clock, so a benchmark that goes on takes those it began with."""
+
+    case: Case
+
+    @property
+    def shared(self) -> Case:
+        return self.case
+
+    @property
+    def recipe(self) -> Planning:
+        return self
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        asked = {"samples": SAMPLES, "budgets": BUDGETS, "random_budget": RANDOM_BUDGET, "random_draws": RANDOM_DRAWS}
+        return {"sparseplan": __version__, "mode": "planned sets", **self.case.about, **asked}
+
+    @cached_property
+    def key(self) -> str:
+        return digest(self.about)
+
+    def run(self, shared: Case) -> Mapping[str, Any]:
+        assert isinstance(shared.task, RealDepthTask)
+        return {"sets": planned_sets(shared.task, shared.parameters)}
+
+    def check(self, shared: Case, result: Node) -> None:
+        """Fail unless every set is a part of the network."""
+        result.record(("sets",))
+        for _, update in result["sets"].members(100):
+            update.record((), shared.network.parameters)
+            for _, fraction in update.members(len(shared.network.parameters)):
+                fraction.number()
 
 
 def table(
-    rows: Mapping[str, list[dict]], fit: Mapping[str, str], baselines: Mapping[str, Mapping[str, float]], split: str
+    rows: Mapping[str, Sequence[Run]],
+    fit: Mapping[str, str],
+    baselines: Mapping[str, Mapping[str, float]],
+    split: str,
 ) -> str:
     """The results on a split in Markdown."""
     lines = [f"| update | fits | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
     for name, row in baselines.items():
         lines.append(f"| *{name}* | | " + " | ".join(f"{row[m]:.3f}" for m in SHOWN) + " |")
     for name, runs in rows.items():
-        cells = []
-        for metric in SHOWN:
-            values = [r[split][metric] for r in runs]
-            spread = f" ± {stdev(values):.3f}" if len(set(values)) > 1 else ""
-            cells.append(f"{fmean(values):.3f}{spread}")
-        lines.append(f"| {name} | {fit.get(name, '')} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {fit.get(name, '')} | {' | '.join(cell(runs, split, m) for m in SHOWN)} |")
     return "\n".join(lines)
 
 
@@ -147,56 +163,27 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=None, help="default: the task's own")
     parser.add_argument("--sets", nargs="+", default=None, metavar="SET", help="only these, by name")
     parser.add_argument("--split", choices=("val", "test"), default="test", help="what the table shows")
-    parser.add_argument("--store", type=Path, default=None, help="file of finished runs, one JSON object a line")
+    parser.add_argument("--store", default=None, metavar="DIR", help="folder of finished runs")
     args = parser.parse_args()
+
+    def tell(seed: int, name: str, run: Run) -> None:
+        shown = f"seed {seed}, {name}: {took(run)}, val abs_rel {run.metrics['val']['abs_rel']:.3f}"
+        print(shown, file=sys.stderr, flush=True)
+
     try:
-        folder = reference_folder()
+        folder, network = reference_folder(), upydnet()
         task = load_task(folder / "micro_sec_mde.npz", args.labels)
         assert isinstance(task, RealDepthTask)
-        weights = read_weights(folder / "upydnet_tartanair.npz", upydnet())
-        settings = replace(task.settings, loss=args.loss or task.loss, epochs=args.epochs or task.settings.epochs)
-        task = replace(task, settings=settings)
-        finished: dict[str, dict] = {}
-        if args.store and args.store.exists():
-            for line in args.store.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:  # the last line of a run that was killed while it wrote
-                    continue
-                finished[entry["key"]] = entry["metrics"]
-
-        def store(key: str, label: str, found: dict) -> None:
-            finished[key] = found
-            if args.store:
-                args.store.parent.mkdir(parents=True, exist_ok=True)
-                with args.store.open("a") as file:
-                    if args.store.stat().st_size and not args.store.read_bytes().endswith(b"\n"):
-                        file.write("\n")  # after the half line of a run that was killed
-                    file.write(json.dumps({"key": key, "label": label, "metrics": found}) + "\n")
-
-        key = f"sets, two measures {settings.loss} {args.labels} {SAMPLES} {BUDGETS} {RANDOM_BUDGET} {RANDOM_DRAWS}"
-        if key not in finished:
-            store(key, "planned", planned_sets(task, weights))
-        sets = {**sets_by_hand(), **finished[key]}
-        chosen = args.sets or list(sets)
-        if missing := [name for name in chosen if name not in sets]:
-            raise DataError(f"set {missing[0]!r} is unknown; there are {', '.join(sets)}")
-        rows: dict[str, list[dict]] = {name: [] for name in chosen}
-        for seed in range(args.seeds):
-            for name in chosen:
-                what = json.dumps([sorted(sets[name].items()), seed, settings.loss, args.labels, settings.epochs])
-                key = hashlib.sha256(what.encode()).hexdigest()[:24]
-                if key not in finished:
-                    store(key, f"{name}, seed {seed}", one_run(task, weights, sets[name], replace(settings, seed=seed)))
-                rows[name].append(finished[key])
-                found, took = finished[key], finished[key]["seconds"]
-                print(
-                    f"seed {seed}, {name}: {took:.0f} s, val abs_rel {found['val']['abs_rel']:.3f}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        weights = read_weights(folder / "upydnet_tartanair.npz", network)
+        task = replace(task, settings=replace(task.settings, loss=args.loss or task.loss))
+        job = Planning(Case(network, weights, task))
+        kept = None if args.store is None else Store(args.store)
+        sets = {**sets_by_prefix(network, BY_HAND), **run_all([job], store=kept)[job.key]["sets"]}
+        sets = picked(sets, args.sets or list(sets))
+        settings = replace(task.settings, epochs=args.epochs or task.settings.epochs)
+        rows = run_sets(network, weights, sets, [task] * args.seeds, lambda _: settings, args.store, tell)
         shown = task if args.split == "test" else replace(task, test=task.val)
-        print(table(rows, {n: fits(sets[n], settings.loss) for n in chosen}, shown.baselines(), args.split))
+        print(table(rows, {n: fits(u, settings.loss) for n, u in sets.items()}, shown.baselines(), args.split))
     except SparseplanError as error:
         print(f"real_images: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ The whole experiment is benchmarks/real_images.py; its table stands in docs/real
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from sparseplan.errors import DataError
+from sparseplan.longwork import Case, Training
 from sparseplan.run.trainer import predict, train
 from sparseplan.tasks import get_task
 from sparseplan.tasks.real import RealDepthTask
 from sparseplan.weights import Weights, read_weights
 from sparseplan.zoo import upydnet
 
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "real_images.py"
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,9 @@ def weights(reference_data: Path) -> Weights:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_images", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:  # as when it is run: beside what the benchmarks share
+        patch.syspath_prepend(FOLDER)
+        return importlib.import_module("real_images")
 
 
 def test_the_captures(task: RealDepthTask) -> None:
@@ -95,35 +93,45 @@ def test_a_stopped_benchmark_goes_on(
     script: ModuleType, reference_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """What is stored is not run again; a half-written last line is; the table is the same."""
-    ran: list[int] = []
+    """What is stored is not run again, nor planned; a damaged file is named, not believed; the table is the same."""
+    ran: list[str] = []
 
-    def one_run(task: RealDepthTask, _weights: Weights, update: object, settings: object) -> dict[str, object]:
-        row = dict.fromkeys(task.better, 0.25)
-        ran.append(1)
-        return {"train": row, "val": row, "test": row, "seconds": 0.0}
+    def run(training: Training, shared: Case) -> dict[str, object]:
+        row = dict.fromkeys(shared.task.better, 0.25)
+        ran.append("training")
+        told = {"losses": [], "val_losses": [], "val_scores": [], "epochs": training.settings.epochs, "best": 0}
+        return {"metrics": {"val": row, "test": row}, "training": told}
+
+    def planned_sets(*_: object) -> dict[str, dict[str, float]]:
+        ran.append("planning")
+        return {"planned, 600kB": {"decoder2.conv2.bias": 1.0}}
 
     monkeypatch.setenv("SPARSEPLAN_REFERENCE_DATA", str(reference_data))
-    monkeypatch.setattr(script, "one_run", one_run)
-    monkeypatch.setattr(script, "planned_sets", lambda *_: {"planned, 600kB": {"decoder2.conv2.bias": 1.0}})
+    monkeypatch.setattr(Training, "run", run)
+    monkeypatch.setattr(script, "planned_sets", planned_sets)
     monkeypatch.setattr(script, "fits", lambda *_: "600kB")
-    store = tmp_path / "runs.jsonl"
+    store = tmp_path / "runs"
     call = ["real_images.py", "--seeds", "2", "--store", str(store), "--sets", "encoder", "planned, 600kB"]
     monkeypatch.setattr(sys, "argv", call)
     assert script.main() == 0
     table = capsys.readouterr().out
-    assert len(ran) == 4
+    assert ran == ["planning", *["training"] * 4]
     assert "| *median* | | 0.301 |" in table
     assert "| planned, 600kB | 600kB | 0.250 |" in table
-    lines = store.read_text().splitlines()
-    assert len(lines) == 5
-    assert json.loads(lines[0])["label"] == "planned"
-    store.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
+    files = {json.loads(path.read_text())["about"]["mode"]: path for path in store.iterdir()}
+    assert len(list(store.iterdir())) == 5
+    for path in files.values():
+        whole = path.read_text()
+        path.write_text(whole[:40])
+        assert script.main() == 2
+        assert "delete the file to have that run computed again" in capsys.readouterr().err
+        path.unlink()
+        assert script.main() == 0
+        assert path.read_text() == whole
+        assert capsys.readouterr().out == table
+    assert sorted(ran) == ["planning"] * 2 + ["training"] * 5
     assert script.main() == 0
-    assert len(ran) == 5
-    assert capsys.readouterr().out == table
-    assert script.main() == 0
-    assert len(ran) == 5, "what was stored after the half line counts"
+    assert len(ran) == 7, "everything is stored"
     assert capsys.readouterr().out == table
 
 
