@@ -31,11 +31,11 @@ class Baseline:
     cost: int
 
 
-def plan_for(problem: Problem, update: Mapping[str, float], axis: str = "l2") -> Plan:
-    """The plan of least bytes for exactly this update set, whatever the problem's own budget of the axis.
+def plan_for(problem: Problem, update: Mapping[str, float]) -> Plan:
+    """The plan of least bytes for exactly this update set, within the problem's own budgets.
 
     Raises:
-        ProblemError: the problem does not allow this set.
+        ProblemError: the problem does not allow this set, or its budgets do not hold it.
     """
     exact = replace(
         problem, choices={p: (r,) for p, r in update.items()}, must=dict(update), terms=(), ties=(),
@@ -110,7 +110,7 @@ def baselines(
 ) -> tuple[Baseline, ...]:
     """What people choose by hand, and random sets at each of some budgets, with what each needs.
 
-    Sets that the problem's caps (L1, MACs, flash) forbid are left out.
+    Sets that the problem's caps (bytes of each memory, MACs) forbid are left out.
 
     Raises:
         ProblemError: an unknown axis.
@@ -124,7 +124,7 @@ def baselines(
     found = []
     for kind, name, update in named:
         try:
-            plan = plan_for(problem, update, axis)
+            plan = plan_for(problem, update)
         except ProblemError:
             continue
         found.append(Baseline(kind, name, update, cost_of(plan, axis)))

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import joblib
 import pandas as pd
@@ -25,6 +24,8 @@ from sparseplan.solve.front import AXES, EFFORT, Found, Window, bounded, cost_of
 from sparseplan.solve.pipeline import Effort, solve
 from sparseplan.steps import MAIN
 from sparseplan.verify import verify
+
+__all__ = ["Front", "FrontPoint", "Window", "pareto", "undominated"]
 
 #: stretches that a front is cut into at most, and how many open fractions make one worth while; they do not depend
 #: on the number of cores, so neither do results
@@ -319,7 +320,7 @@ def _seconds_per_mac(problem: Problem) -> float:
     rates = {r.value for r in device.mac_rates if r.dtype in (problem.options.dtype, "*")}
     if not rates or device.clock_hz is None:
         missing = " and ".join(
-            (*(["MAC rates"] if not rates else []), *(["a clock"] if device.clock_hz is None else []))
+            what for what, known in (("MAC rates", rates), ("a clock", device.clock_hz)) if not known
         )
         raise ProblemError(
             f"axis='time': device {device.name!r} gives no {missing} for {problem.options.dtype}; "
@@ -331,6 +332,3 @@ def _seconds_per_mac(problem: Problem) -> float:
             "fronts of time take one rate for all passes so far; use axis 'macs'"
         )
     return 1.0 / (rates.pop() * device.clock_hz)
-
-
-__all__: list[Any] = ["Front", "FrontPoint", "Window", "pareto", "undominated"]

@@ -31,8 +31,11 @@ def test_what_people_choose(problem: Problem) -> None:
 
 
 def test_costs_are_the_least_budgets(problem: Problem) -> None:
-    for found in baselines(problem, blocks=[("stack0", ("stack0.b.conv.weight", "stack0.b.conv.bias"))]
-                           if "stack0.b.conv.bias" in problem.choices else []):  # fmt: skip
+    sets = baselines(problem, blocks=[("stack0", ("stack0.b.conv.weight", "stack0.b.norm.bias"))])
+    assert dict(next(b.update for b in sets if b.kind == "blocks")) == {
+        "stack0.b.conv.weight": 1.0, "stack0.b.norm.bias": 1.0,
+    }  # fmt: skip
+    for found in sets:
         plan = plan_for(problem, found.update)
         assert not verify(plan.problem, plan)
         patterns = list(found.update)

@@ -9,7 +9,7 @@ the others, so that several can be walked side by side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from sparseplan.errors import ProblemError
@@ -67,7 +67,6 @@ def walk(
     low: int = 0,
     limits: Limits | None = None,
     effort: Effort = EFFORT,
-    progress: Callable[[str], None] | None = None,
 ) -> Iterator[Found]:
     """Points of the front with a cost in [low, high), from the most expensive one down.
 
@@ -80,7 +79,6 @@ def walk(
         raise ProblemError(f"axis={axis!r} must be one of {', '.join(AXES)}")
     step = problem.options.alignment if axis == "l2" else 1
     order = ("macs", "area") if axis == "macs" else ("peak", "area")
-    tell = progress or (lambda _: None)
     pipeline: Pipeline | None = None
     budget = high
     floor = {"l2": MAIN, "l1": "L1"}.get(axis)
@@ -107,5 +105,4 @@ def walk(
             top = cost + step if budget is None else budget + step
             window = Window(max(pipeline.least_in_doubt(plan.objective) or cost, cost + step), top, doubt)
         yield Found(point, cost, window)
-        tell(f"{axis} {cost:,}: value {point.objective:g} ({point.status})")
         budget = cost - step
