@@ -13,23 +13,38 @@ Levels, from the fastest to the slowest:
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from sparseplan.dtypes import BITS
 from sparseplan.errors import DeviceError, near
+from sparseplan.rates import (
+    FIELDS,
+    LEVELS,
+    TABLES,
+    ByteEnergy,
+    ByteRate,
+    DmaRate,
+    DmaStart,
+    MacEnergy,
+    MacRate,
+    Power,
+    Rate,
+    StartUp,
+    best_row,
+    check_rate,
+    short,
+)
 from sparseplan.units import parse_bytes
 
-T = TypeVar("T")
-
-LEVELS = ("L1", "L2", "L3", "flash")
+__all__ = [
+    "LEVELS", "MAX_BYTES", "Device", "DmaRate", "Level", "MacRate", "custom", "load_device", "parse_device", "presets",
+]  # fmt: skip
 
 #: beyond this (1 TiB) a size is taken for a mistake rather than for a microcontroller's memory
 MAX_BYTES = 2**40
@@ -80,48 +95,6 @@ class Level:
         return None if self.bytes is None else self.bytes - self.reserved
 
 
-@dataclass(frozen=True, slots=True)
-class MacRate:
-    """Measured or documented multiply-accumulates a cycle.
-
-    Attributes:
-        op: op kind, or ``*`` for any.
-        pass_: ``forward``, ``x0`` …, ``weight`` …, or ``*`` for any.
-        dtype: storage type, or ``*`` for any.
-        value: multiply-accumulates a cycle of the whole device; positive.
-    """
-
-    op: str
-    pass_: str
-    dtype: str
-    value: float
-
-    def __post_init__(self) -> None:
-        for key, text in (("op", self.op), ("pass", self.pass_), ("dtype", self.dtype)):
-            if not isinstance(text, str) or not text:
-                raise DeviceError(f"mac_per_cycle: {key}={text!r} must be a name or '*'")
-        if self.dtype != "*" and self.dtype not in BITS:
-            raise DeviceError(f"mac_per_cycle: dtype={self.dtype!r} is unknown{near(self.dtype, BITS)}")
-        _check_rate("mac_per_cycle: value", self.value)
-
-
-@dataclass(frozen=True, slots=True)
-class DmaRate:
-    """Bytes a cycle that are moved from level ``source`` to level ``target``."""
-
-    source: str
-    target: str
-    value: float
-
-    def __post_init__(self) -> None:
-        for key, name in (("from", self.source), ("to", self.target)):
-            if name not in LEVELS:
-                raise DeviceError(f"dma_bytes_per_cycle: {key}={name!r} is no level{near(str(name), LEVELS)}")
-        if self.source == self.target:
-            raise DeviceError(f"dma_bytes_per_cycle: from={self.source!r} equals to; name two levels")
-        _check_rate("dma_bytes_per_cycle: value", self.value)
-
-
 @dataclass(frozen=True)
 class Device:
     """A target: its levels, and what is known of its speed.
@@ -133,6 +106,8 @@ class Device:
         double_buffer: whether transfers into L1 overlap computing, so that tiles need two buffers.
         mac_rates: rows of multiply-accumulates a cycle; empty when unknown.
         dma_rates: rows of bytes a cycle between levels; empty when unknown.
+        byte_rates, start_ups, dma_starts, power, mac_energy, byte_energy: what else is known of its
+            speed and energy, see ``rates``; empty when unknown.
         clock_hz: greatest documented clock of the computing cores in Hz, or None.
         sources: titles of the documents that the figures were taken from.
         notes: what a user should know before trusting a plan (banks, caches, code in RAM).
@@ -150,17 +125,23 @@ class Device:
     clock_hz: float | None = None
     sources: tuple[str, ...] = ()
     notes: str = ""
+    byte_rates: tuple[ByteRate, ...] = ()
+    start_ups: tuple[StartUp, ...] = ()
+    dma_starts: tuple[DmaStart, ...] = ()
+    power: tuple[Power, ...] = ()
+    mac_energy: tuple[MacEnergy, ...] = ()
+    byte_energy: tuple[ByteEnergy, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or len(self.name) > 128:
-            raise DeviceError(f"device name={_short(self.name)} must be a string of 1 to 128 characters")
+            raise DeviceError(f"device name={short(self.name)} must be a string of 1 to 128 characters")
         for key in ("title", "notes"):
             if not isinstance(getattr(self, key), str):
                 raise DeviceError(f"device {self.name!r}: {key}={getattr(self, key)!r} must be a string")
         if not isinstance(self.double_buffer, bool):
             raise DeviceError(f"device {self.name!r}: double_buffer={self.double_buffer!r} must be true or false")
         if self.clock_hz is not None:
-            _check_rate(f"device {self.name!r}: clock_hz", self.clock_hz)
+            check_rate(f"device {self.name!r}: clock_hz", self.clock_hz)
         names = [level.name for level in self.levels]
         for n in names:
             if names.count(n) > 1:
@@ -169,8 +150,13 @@ class Device:
             raise DeviceError(f"device {self.name!r} has no level L2, the RAM in which tensors live; give [levels.L2]")
         if names != [n for n in LEVELS if n in names]:
             raise DeviceError(f"device {self.name!r}: levels={names} are out of order; use {', '.join(LEVELS)}")
-        _check_unique(self.name, "mac_per_cycle", [(r.op, r.pass_, r.dtype) for r in self.mac_rates])
-        _check_unique(self.name, "dma_bytes_per_cycle", [(r.source, r.target) for r in self.dma_rates])
+        for table in TABLES:
+            _check_unique(self.name, table, [row.key for row in self.rows(table)])
+
+    def rows(self, table: str | None = None) -> tuple[Rate, ...]:
+        """The rows of a table by its name in TOML files (``mac_per_cycle`` …), or of all."""
+        tables = FIELDS if table is None else (table,)
+        return tuple(row for t in tables for row in getattr(self, FIELDS[t]))
 
     def has(self, name: str) -> bool:
         """Whether the device has a level of that name."""
@@ -187,20 +173,29 @@ class Device:
     def mac_per_cycle(self, op: str, pass_: str, dtype: str) -> float | None:
         """Multiply-accumulates a cycle, from the row that names most of (op, pass, dtype), in that
         order of weight; None when no row applies."""
-        best: tuple[tuple[bool, bool, bool], float] | None = None
-        for row in self.mac_rates:
-            if row.op in (op, "*") and row.pass_ in (pass_, "*") and row.dtype in (dtype, "*"):
-                rank = (row.op != "*", row.pass_ != "*", row.dtype != "*")
-                if best is None or rank > best[0]:
-                    best = (rank, row.value)
-        return None if best is None else best[1]
+        row = best_row(self.mac_rates, op, pass_, dtype)
+        return None if row is None else row.value
 
     def dma_bytes_per_cycle(self, source: str, target: str) -> float | None:
         """Bytes a cycle from one level to another; None when not known."""
-        for row in self.dma_rates:
-            if (row.source, row.target) == (source, target):
-                return row.value
-        return None
+        return _value(self.dma_rates, (source, target))
+
+    def dma_start_cycles(self, source: str, target: str) -> float | None:
+        """Cycles before a transfer from one level to another moves; None when not known."""
+        return _value(self.dma_starts, (source, target))
+
+    def watts(self, mode: str) -> float | None:
+        """Watts drawn in a mode, ``active`` or ``idle``; None when not known."""
+        return _value(self.power, (mode,))
+
+    def joules_per_mac(self, dtype: str) -> float | None:
+        """Joules of a multiply-accumulate in a dtype; None when not known."""
+        exact = _value(self.mac_energy, (dtype,))
+        return _value(self.mac_energy, ("*",)) if exact is None else exact
+
+    def joules_per_byte(self, source: str, target: str) -> float | None:
+        """Joules of moving a byte from one level to another; None when not known."""
+        return _value(self.byte_energy, (source, target))
 
     def with_budget(
         self, l1: str | int | None = None, l2: str | int | None = None, alignment: int | None = None
@@ -227,6 +222,10 @@ class Device:
         if alignment is not None:
             by_name = {n: replace(level, alignment=alignment) for n, level in by_name.items()}
         return replace(self, levels=tuple(by_name[n] for n in LEVELS if n in by_name))
+
+
+def _value(rows: Iterable[DmaRate | DmaStart | Power | MacEnergy | ByteEnergy], key: tuple[str, ...]) -> float | None:
+    return next((row.value for row in rows if row.key == key), None)
 
 
 def custom(l1: str | int | None = None, l2: str | int | None = None, alignment: int = 1) -> Device:
@@ -266,7 +265,7 @@ def load_device(device: str | Path | Device) -> Device:
     plain = re.sub(r"[-_ ]", "", text.lower())
     if plain not in presets():
         raise DeviceError(
-            f"device={_short(text)} is neither a preset nor a path to a .toml file{near(plain[:80], presets())}"
+            f"device={short(text)} is neither a preset nor a path to a .toml file{near(plain[:80], presets())}"
         )
     return _preset(plain)
 
@@ -311,33 +310,31 @@ def parse_device(text: str, where: str = "device") -> Device:
 
 
 def _device(table: Mapping[str, Any]) -> Device:
-    known = ("name", "title", "levels", "double_buffer", "mac_per_cycle", "dma_bytes_per_cycle",
-             "clock_hz", "sources", "notes")  # fmt: skip
+    known = ("name", "title", "levels", "double_buffer", "clock_hz", "sources", "notes", *TABLES)
     _check_keys("", table, known, required=("name", "levels"))
     levels = table["levels"]
     if not isinstance(levels, dict):
-        raise DeviceError(f"levels={_short(levels)} must be tables such as [levels.L2]")
+        raise DeviceError(f"levels={short(levels)} must be tables such as [levels.L2]")
     _check_keys("levels", levels, LEVELS, required=("L2",))
     sources = table.get("sources", [])
     if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
-        raise DeviceError(f"sources={_short(sources)} must be a list of strings")
+        raise DeviceError(f"sources={short(sources)} must be a list of strings")
     return Device(
         name=table["name"],
         title=table.get("title", ""),
         levels=tuple(_level(n, levels[n]) for n in LEVELS if n in levels),
         double_buffer=table.get("double_buffer", False),
-        mac_rates=_rows(table, "mac_per_cycle", ("op", "pass", "dtype", "value"), MacRate),
-        dma_rates=_rows(table, "dma_bytes_per_cycle", ("from", "to", "value"), DmaRate),
         clock_hz=table.get("clock_hz"),
         sources=tuple(sources),
         notes=table.get("notes", ""),
+        **{field: _rows(table, key, TABLES[key]) for key, field in FIELDS.items()},
     )
 
 
 def _level(name: str, table: Any) -> Level:
     where = f"levels.{name}"
     if not isinstance(table, dict):
-        raise DeviceError(f"{where}={_short(table)} must be a table with bytes, reserved, alignment, source")
+        raise DeviceError(f"{where}={short(table)} must be a table with bytes, reserved, alignment, source")
     _check_keys(where, table, ("bytes", "reserved", "alignment", "source"))
     size = table.get("bytes")
     return Level(
@@ -349,20 +346,21 @@ def _level(name: str, table: Any) -> Level:
     )
 
 
-def _rows(table: Mapping[str, Any], key: str, columns: tuple[str, ...], make: Callable[..., T]) -> tuple[T, ...]:
+def _rows(table: Mapping[str, Any], key: str, make: type[Any]) -> tuple[Any, ...]:
     rows = table.get(key, [])
     if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows):
-        raise DeviceError(f"{key}={_short(rows)} must be rows, each under [[{key}]]")
+        raise DeviceError(f"{key}={short(rows)} must be rows, each under [[{key}]]")
+    columns = (*make.keys, "value")
     for row in rows:
-        _check_keys(key, row, columns, required=columns)
-    return tuple(make(*(row[c] for c in columns)) for row in rows)
+        _check_keys(key, row, (*columns, "source"), required=columns)
+    return tuple(make(*(row[c] for c in columns), row.get("source", "")) for row in rows)
 
 
 def _check_keys(where: str, table: Mapping[str, Any], known: tuple[str, ...], required: tuple[str, ...] = ()) -> None:
     prefix = f"{where}." if where else ""
     for key in table:
         if key not in known:
-            raise DeviceError(f"key {_short(prefix + key)} is unknown{near(key[:80], known)}")
+            raise DeviceError(f"key {short(prefix + key)} is unknown{near(key[:80], known)}")
     for key in required:
         if key not in table:
             raise DeviceError(f"key {prefix + key!r} is missing; give it")
@@ -381,29 +379,14 @@ def _check_size(name: str, value: object, optional: bool = False) -> None:
     if optional and value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
-        raise DeviceError(f"{name}={_short(value)} must be an integer of bytes")
+        raise DeviceError(f"{name}={short(value)} must be an integer of bytes")
     if value < 0:
-        raise DeviceError(f"{name}={_short(value)} is negative; give a number of bytes >= 0")
+        raise DeviceError(f"{name}={short(value)} is negative; give a number of bytes >= 0")
     if value > MAX_BYTES:
-        raise DeviceError(f"{name}={_short(value)} is over 2**40 bytes (1 TiB); no such device is meant")
-
-
-def _check_rate(name: str, value: object) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise DeviceError(f"{name}={_short(value)} must be a number")
-    if not 0 < value < 1e15 or not math.isfinite(value):
-        raise DeviceError(f"{name}={_short(value)} must be positive and finite")
+        raise DeviceError(f"{name}={short(value)} is over 2**40 bytes (1 TiB); no such device is meant")
 
 
 def _check_unique(device: str, key: str, rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         if rows.count(row) > 1:
             raise DeviceError(f"device {device!r}: {key} has two rows for {', '.join(row)}; keep one")
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of too many digits to print
-        return "a huge integer"
-    return text if len(text) <= 80 else text[:77] + "…"

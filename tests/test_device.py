@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from sparseplan.device import Device, DmaRate, Level, MacRate, custom, load_device, parse_device, presets
 from sparseplan.errors import DeviceError
+from sparseplan.jsonio import Node
+from sparseplan.rates import TABLES, ByteEnergy, DmaStart, MacEnergy, Power, fields_of, tables_from_node, tables_to_data
 
 KIB = 1024
 EXPECTED = {  # (L1, L2, flash)
@@ -83,6 +86,7 @@ def test_each_preset_is_whole_and_has_sources(name: str) -> None:
     assert device.level("flash").bytes == flash
     assert device.double_buffer == device.has("L1")
     assert all(level.alignment == 4 for level in device.levels)
+    assert all(fields_of(row).get("source") for row in device.rows())
     assert pickle.loads(pickle.dumps(device)) == device
     assert hash(device) == hash(load_device(name))
 
@@ -116,6 +120,69 @@ def test_a_file_of_the_users(tmp_path: Path) -> None:
     assert device.mac_per_cycle("linear", "x0", "fp32") is None
     assert device.dma_bytes_per_cycle("L2", "L1") == 8
     assert device.dma_bytes_per_cycle("L1", "L2") is None
+
+
+MORE = """
+[[bytes_per_cycle]]
+op = "*"
+pass = "update"
+dtype = "bf16"
+value = 1.5
+source = "a bench"
+
+[[start_cycles]]
+op = "*"
+pass = "*"
+dtype = "*"
+value = 90
+
+[[dma_start_cycles]]
+from = "L2"
+to = "L1"
+value = 30
+
+[[power_watts]]
+mode = "active"
+value = 0.05
+
+[[joules_per_mac]]
+dtype = "*"
+value = 4e-12
+
+[[joules_per_mac]]
+dtype = "fp32"
+value = 9e-12
+
+[[joules_per_byte]]
+from = "L3"
+to = "L2"
+value = 1e-10
+"""
+
+
+def test_tables_of_speed_and_energy() -> None:
+    device = parse_device(GOOD + MORE)
+    assert {type(row).table for row in device.rows()} == set(TABLES)
+    assert device.dma_start_cycles("L2", "L1") == 30
+    assert device.dma_start_cycles("L1", "L2") is None
+    assert device.watts("active") == 0.05
+    assert device.watts("idle") is None
+    assert device.joules_per_mac("bf16") == 4e-12
+    assert device.joules_per_mac("fp32") == 9e-12
+    assert device.joules_per_byte("L3", "L2") == 1e-10
+    (row,) = device.byte_rates
+    assert fields_of(row) == {"op": "*", "pass": "update", "dtype": "bf16", "value": 1.5, "source": "a bench"}
+    assert fields_of(device.dma_starts[0]) == {"from": "L2", "to": "L1", "value": 30}
+    data = tables_to_data(device.rows())
+    again = tables_from_node(Node(json.loads(json.dumps(data)), "rows", DeviceError))
+    assert dataclasses.replace(device, **again) == device
+    assert again["byte_rates"][0].source == "a bench"
+    with pytest.raises(DeviceError, match=r"rows: power_watts\[0\]: key 'value' is missing; give it"):
+        tables_from_node(Node({"power_watts": [{"mode": "active"}]}, "rows", DeviceError))
+    with pytest.raises(DeviceError, match=r"power_watts has two rows for active; keep one"):
+        parse_device(GOOD + MORE + '[[power_watts]]\nmode = "active"\nvalue = 1\n')
+    with pytest.raises(DeviceError, match=r"key 'power_watts.watts' is unknown"):
+        parse_device(GOOD + '[[power_watts]]\nmode = "active"\nwatts = 1\n')
 
 
 def test_budgets() -> None:
@@ -166,6 +233,11 @@ def test_budgets() -> None:
         (lambda: MacRate("*", "*", "*", float("nan")), ["value=nan"]),
         (lambda: DmaRate("L2", "L2", 1.0), ["'L2'", "two levels"]),
         (lambda: DmaRate("L2", "L0", 1.0), ["'L0'"]),
+        (lambda: DmaStart("L2", "L1", -5), ["dma_start_cycles", "value=-5", "positive"]),
+        (lambda: ByteEnergy("L2", "L2", 1.0), ["joules_per_byte", "'L2'", "two levels"]),
+        (lambda: Power("asleep", 1.0), ["mode='asleep'", "active"]),
+        (lambda: MacEnergy("bf17", 1.0), ["joules_per_mac", "'bf17'", "did you mean"]),
+        (lambda: MacRate("*", "*", "*", 1.0, 3), ["mac_per_cycle", "source=3"]),  # type: ignore[arg-type]
     ],
 )
 def test_errors_name_the_culprit(call, words: list[str]) -> None:  # type: ignore[no-untyped-def]
