@@ -1,0 +1,178 @@
+"""What a step does as far as time goes: MACs, bytes, kernel calls and transfers, from its data and its tile.
+
+Where bytes go
+    * With L1, a pass moves what its tile says (``PlannedTile.dma_bytes``, per sample, both ways),
+      between L2 and L1. A parameter that lives in L3 or flash is fetched from there instead, as
+      often as its tiles change. Steps that are no pass of an op (loss, auxiliaries, updates) go
+      through their data once, in as many tiles as L1 asks for.
+    * Without L1, kernels work in L2 directly. A parameter that lives in L3 or flash is read once a
+      step, and nothing overlaps that.
+    * ``page_out`` and ``page_in`` copy a value between L2 and L3, and compute nothing.
+    * ``recompute`` does what ``forward`` does. A step of a kind that is not known here is taken
+      for an element-wise one: it reads and writes its arguments once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from sparseplan.costs.cycles import Transfer, Work
+from sparseplan.device import Device
+from sparseplan.dtypes import bytes_of
+from sparseplan.ops import OpInfo, op_def
+from sparseplan.ops.base import Operand, TileSpace
+from sparseplan.plan import PlannedTile
+from sparseplan.steps import MAIN
+
+#: where paged values go to and come from
+PAGED = "L3"
+
+
+class AnySpan(Protocol):
+    """A span of a step, certain or not."""
+
+    @property
+    def value(self) -> str: ...
+
+
+class AnyArg(Protocol):
+    """An argument of a step, certain or not."""
+
+    @property
+    def tag(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def spans(self) -> Sequence[AnySpan]: ...
+
+
+class AnyStep(Protocol):
+    """A step that runs (``Step``), or one that may (``MaybeStep``)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def reads(self) -> Sequence[AnyArg]: ...
+    @property
+    def writes(self) -> Sequence[AnyArg]: ...
+
+
+def pass_name(kind: str, target: str) -> str:
+    """The pass of a step as tables of rates name it: ``forward``, ``x0``, ``weight``, ``update`` …"""
+    if kind in ("forward", "recompute"):
+        return "forward"
+    return target if kind in ("grad_param", "grad_input") else kind
+
+
+def work_of(
+    step: AnyStep,
+    macs: int,
+    device: Device,
+    dtype: str,
+    *,
+    info: OpInfo | None = None,
+    tile: PlannedTile | None = None,
+    batch: int = 1,
+    levels: Mapping[str, str] | None = None,
+) -> Work:
+    """The work of a step.
+
+    Args:
+        step: a ``Step``, or a ``MaybeStep`` (then all its arguments count, so that element-wise work
+            is an upper bound).
+        macs: MACs of the whole batch.
+        dtype: in which it computes.
+        info: its op resolved; None for a loss.
+        tile: how its pass is tiled into L1, if it is.
+        batch: samples a run; a tile's figures are per sample.
+        levels: level of each value that does not live in L2.
+    """
+    where = levels or {}
+    pass_, kind = pass_name(step.kind, step.target), step.op if info is None else info.kind
+    if step.kind in ("page_out", "page_in"):
+        return _paging(step, kind, dtype, where)
+    args = (*step.reads, *step.writes)
+    size = sum(map(_bytes, args))
+    space = None
+    if info is not None and step.kind in ("forward", "recompute", "grad_param", "grad_input"):
+        space = op_def(info.kind).tile_space(info, pass_)
+        if space is None and not macs:
+            return Work(kind, pass_, dtype, calls=0)  # views move nothing
+    away = {a.tag: (_level(a, where), _bytes(a)) for a in step.reads if _level(a, where) != MAIN}
+    if not device.has("L1"):
+        moved = tuple(Transfer(level, MAIN, n) for level, n in away.values())
+        return Work(kind, pass_, dtype, macs, size, 1, moved)
+    if space is not None and tile is not None:
+        transfers = _tiled(space, tile, batch, away)
+        return Work(kind, pass_, dtype, macs, size, tile.tiles * batch, transfers, tile.tiles)
+    return _once(device, Work(kind, pass_, dtype, macs, size), len(args), away)
+
+
+def _paging(step: AnyStep, kind: str, dtype: str, where: Mapping[str, str]) -> Work:
+    source, target = (MAIN, PAGED) if step.kind == "page_out" else (PAGED, MAIN)
+    from_, to = {_level(a, where) for a in step.reads}, {_level(a, where) for a in step.writes}
+    if len(from_) == len(to) == 1 and from_ != to:  # the values themselves tell
+        source, target = *from_, *to
+    size = max(sum(map(_bytes, step.reads)), sum(map(_bytes, step.writes)))
+    return Work(kind, step.kind, dtype, calls=0, transfers=(Transfer(source, target, size),))
+
+
+def _tiled(
+    space: TileSpace, tile: PlannedTile, batch: int, away: Mapping[str, tuple[str, int]]
+) -> tuple[Transfer, ...]:  # fmt: skip
+    extents = dict(space.axes)
+    trips = [(axis, -(-extents[axis] // size)) for axis, size in tile.sizes if axis in extents]
+    main, count, found = tile.dma_bytes, 0, []
+    for operand in space.operands:
+        repeats, tiles = _sweeps(operand, trips)
+        if operand.tag in away:
+            level, size = away[operand.tag]
+            main -= repeats * size
+            found.append(Transfer(level, "L1", repeats * size * batch, repeats * tiles * batch))
+        else:  # an output that is written again is read before
+            count += repeats * tiles if operand.role == "in" else (2 * repeats - 1) * tiles
+    return (Transfer(MAIN, "L1", max(main, 0) * batch, count * batch, both=True), *found)
+
+
+def _sweeps(operand: Operand, trips: Sequence[tuple[str, int]]) -> tuple[int, int]:
+    """How often an operand is swept over, and in how many tiles, given loops from the outermost."""
+    used = {d.axis for d in operand.dims}
+    repeats = outside = tiles = 1
+    for axis, n in trips:
+        if axis in used and n > 1:
+            repeats, tiles = outside, tiles * n
+        elif axis not in used:
+            outside *= n
+    return repeats, tiles
+
+
+def _once(device: Device, work: Work, args: int, away: Mapping[str, tuple[str, int]]) -> Work:
+    """Work that goes through its data once, in tiles that L1 holds."""
+    usable = device.level("L1").usable
+    room = None if usable is None else max(usable // (2 if device.double_buffer else 1), 1)
+    stages = 1 if room is None else max(math.ceil(work.touched / room), 1)
+    near = work.touched - sum(n for _, n in away.values())
+    transfers = [Transfer(level, "L1", n, stages) for level, n in away.values()]
+    transfers.insert(0, Transfer(MAIN, "L1", near, stages * (args - len(away)), both=True))
+    return Work(work.op, work.pass_, work.dtype, work.macs, work.touched, stages, tuple(transfers), stages)
+
+
+def _bytes(arg: AnyArg) -> int:
+    return bytes_of(math.prod(arg.shape), arg.dtype)
+
+
+def _level(arg: AnyArg, where: Mapping[str, str]) -> str:
+    return next((where[s.value] for s in arg.spans if s.value in where), MAIN)
+
+
+def away_from_main(values: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Levels of the (value, level) pairs that are not in L2."""
+    return {name: level for name, level in values if level != MAIN}
