@@ -124,6 +124,7 @@ def problem(
     max_macs: int | None = None,
     terms: Sequence[Term] = (),
     together: Iterable[Sequence[str] | str] = (),
+    savings: Sequence[str] | str = (),
 ) -> Problem:
     """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
     found = network(net)
@@ -147,7 +148,8 @@ def problem(
         more += given.terms
         ties += resolve_ties(found, choices, given.ties)
         given = given.values
-    return Problem(found, target, options, choices, least, resolve_values(found, choices, given), max_macs, more, ties)
+    worth = resolve_values(found, choices, given)
+    return Problem(found, target, options, choices, least, worth, max_macs, more, ties, _texts(savings))
 
 
 def _device(device: Device | str | os.PathLike[str]) -> Device | str | Path:
@@ -182,7 +184,8 @@ def plan(
             (kernels read it in parts) or "adjoin"; loss, loss_attrs;
             values (mapping, ValueTable, CSV or JSON file; None counts updated elements); may, must, never
             (name patterns, with ``@1/4`` for a fraction); fractions; max_macs; terms (worth beyond the sum);
-            together (groups of name patterns that are updated together).
+            together (groups of name patterns that are updated together); savings (what may be done to hold
+            less: "recompute" forward ops in the backward phase, "page" tensors to L3 and back).
 
     Raises:
         SparseplanError: bad input. An infeasible problem is no error: see ``Plan.status``.

@@ -80,8 +80,8 @@ def pieces(ends: Iterable[int]) -> list[tuple[int, int]]:
 def analyse(schedule: Schedule) -> Memory:
     """Lifetimes of every buffer: from its first write until after its last access.
 
-    Network inputs arrive before the first step; persistent values live throughout. Where a
-    step may overwrite a value that nothing accesses later, it does.
+    Network inputs arrive before the first step (copies that a step writes do not); persistent values
+    live throughout. Where a step may overwrite a value that nothing accesses later, it does.
     """
     count = len(schedule.steps)
     accesses: dict[str, list[tuple[int, int, int]]] = {}
@@ -90,6 +90,7 @@ def analyse(schedule: Schedule) -> Memory:
             for span in arg.spans:
                 accesses.setdefault(span.value, []).append((i, span.lo, span.hi))
     last = {name: max(i for i, _, _ in uses) for name, uses in accesses.items()}
+    made = {s.value for step in schedule.steps for arg in step.writes for s in arg.spans}
 
     freed_early: dict[str, int] = {}  # value -> the step that overwrites it
     inplace: list[tuple[int, str, str]] = []
@@ -114,7 +115,7 @@ def analyse(schedule: Schedule) -> Memory:
             continue
         for lo, hi in pieces(end for _, a, b in uses for end in (a, b)):
             touched = [i for i, a, b in uses if a < hi and lo < b]
-            start = 0 if value.role == "input" else min(touched)
+            start = 0 if value.role == "input" and name not in made else min(touched)
             stop = max(touched) + (0 if freed_early.get(name) == max(touched) else 1)
             buffers.append(Buffer(name, lo, hi - lo, start, stop, value.level, group, base + lo))
     return Memory(tuple(buffers), tuple(inplace), count)

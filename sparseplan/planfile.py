@@ -17,18 +17,20 @@ from sparseplan.errors import PlanError, SparseplanError
 from sparseplan.importers import spec
 from sparseplan.jsonio import Node, dump, load
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
-from sparseplan.problem import Problem
+from sparseplan.problem import SAVINGS, Problem
 from sparseplan.steps import Arg, Span, Step, TrainingOptions, Value
 from sparseplan.terms import term_from_node, term_to_dict
 from sparseplan.version import __version__
 
-#: written; version 1 had neither terms nor ties
-VERSION = 2
-READABLE = (1, 2)
+#: written; version 1 had neither terms nor ties, version 2 no savings (recomputed and paged tensors)
+VERSION = 3
+READABLE = (1, 2, 3)
 MOST = 200_000
 T = TypeVar("T")
 
-STEP_KINDS = ("forward", "loss", "aux", "grad_param", "grad_input", "update")
+STEP_KINDS = (
+    "forward", "loss", "aux", "grad_param", "grad_input", "update", "recompute", "page_out", "page_in",
+)  # fmt: skip
 ROLES = (
     "input", "activation", "auxiliary", "target", "gradient",
     "parameter", "parameter gradient", "accumulator", "state",
@@ -127,6 +129,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "max_macs": problem.max_macs,
         "terms": [term_to_dict(t) for t in problem.terms],
         "ties": [list(tie) for tie in problem.ties],
+        "savings": list(problem.savings),
     }  # fmt: skip
 
 
@@ -158,7 +161,7 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
     if not isinstance(data, Mapping) or data.get("sparseplan") != "plan":
         root.fail("is no plan (key sparseplan must be 'plan'); make one with `sparseplan plan`")
     if data.get("version") not in READABLE or isinstance(data.get("version"), bool):
-        known = " and ".join(map(str, READABLE))
+        known = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
         root.fail(f"has version {data.get('version')!r}; this sparseplan reads versions {known}")
     root.record(
         ("sparseplan", "version", "status", "objective", "bound", "problem", "update", "picks", "peak_bytes",
@@ -198,7 +201,7 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
 
 def problem_from_node(node: Node) -> Problem:
     """A problem from plain data."""
-    node.record(("network", "device", "options", "choices", "must", "values"), ("max_macs", "terms", "ties"))
+    node.record(("network", "device", "options", "choices", "must", "values"), ("max_macs", "terms", "ties", "savings"))
     options = node["options"].record(
         ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs", "concat")
     )
@@ -224,6 +227,8 @@ def problem_from_node(node: Node) -> Problem:
         terms=tuple(term_from_node(n) for n in node["terms"].entries(MOST)) if node.get("terms") is not None else (),
         ties=tuple(tuple(e.text() for e in n.entries(MOST)) for n in node["ties"].entries(MOST))
         if node.get("ties") is not None else (),
+        savings=tuple(n.text() for n in node["savings"].entries(len(SAVINGS))) if node.get("savings") is not None
+        else (),
     )  # fmt: skip
 
 

@@ -13,12 +13,14 @@ from sparseplan.device import Device
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import infos, op_def
-from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions, UpdateSet, allowed_levels, reached_by_gradient
+from sparseplan.steps import FRACTIONS, MAIN, PAGE_LEVEL, TrainingOptions, UpdateSet, allowed_levels, reached_by_gradient
 from sparseplan.terms import Pair, Saturation, Term
 
 __all__ = ["Pair", "Problem", "Saturation", "Term", "Values", "resolve_choices", "resolve_ties", "resolve_values"]
 
 Values = Mapping[str, Mapping[float, float]]
+#: what may be done so that less has to be held: run forward ops again, page tensors to L3 and back
+SAVINGS = ("recompute", "page")
 #: a larger value would overflow in sums
 MOST_VALUE = 1e200
 
@@ -35,6 +37,7 @@ class Problem:
         terms: worth beyond the sum of values: pairs, and gains that saturate.
         ties: sets of parameters that are updated together. At a joint fraction each has its own
             least allowed one that is at least as large (biases, which cannot be cut, the whole).
+        savings: what may be done so that less has to be held, of ``SAVINGS``.
     """
 
     network: Network
@@ -46,6 +49,7 @@ class Problem:
     max_macs: int | None = None
     terms: tuple[Term, ...] = ()
     ties: tuple[tuple[str, ...], ...] = ()
+    savings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         alignment = self.device.level(MAIN).alignment
@@ -80,6 +84,12 @@ class Problem:
             isinstance(self.max_macs, bool) or not isinstance(self.max_macs, int) or self.max_macs < 0
         ):
             raise ProblemError(f"max_macs={self.max_macs!r} must be a whole number, at least 0")
+        for name in self.savings:
+            if name not in SAVINGS:
+                raise ProblemError(f"savings={name!r} is unknown{near(str(name), SAVINGS)}")
+        object.__setattr__(self, "savings", tuple(n for n in SAVINGS if n in self.savings))
+        if "page" in self.savings and not self.device.has(PAGE_LEVEL):
+            raise ProblemError(f"savings='page' needs {PAGE_LEVEL}, which device {self.device.name!r} lacks; drop it")
         object.__setattr__(self, "terms", tuple(self.terms))
         object.__setattr__(self, "ties", tuple(tuple(tie) for tie in self.ties))
         self._check_terms()
@@ -95,7 +105,7 @@ class Problem:
         return (
             Problem,
             (self.network, self.device, self.options, dict(self.choices), dict(self.must),
-             {p: dict(t) for p, t in self.values.items()}, self.max_macs, self.terms, self.ties),
+             {p: dict(t) for p, t in self.values.items()}, self.max_macs, self.terms, self.ties, self.savings),
         )  # fmt: skip
 
     def _check_terms(self) -> None:

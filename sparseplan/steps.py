@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -15,7 +15,9 @@ from sparseplan.ops import OpInfo, loss_def, op_def
 #: fractions of a parameter's input channels that may be updated, by default
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 
-StepKind = Literal["forward", "loss", "aux", "grad_param", "grad_input", "update"]
+StepKind = Literal[
+    "forward", "loss", "aux", "grad_param", "grad_input", "update", "recompute", "page_out", "page_in",
+]  # fmt: skip
 ValueRole = Literal[
     "input", "activation", "auxiliary", "target", "gradient",
     "parameter", "parameter gradient", "accumulator", "state",
@@ -24,6 +26,8 @@ ValueRole = Literal[
 OPTIMIZERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"sgd": (), "momentum": ("m",), "adam": ("m", "v")})
 #: the level where tensors live
 MAIN = "L2"
+#: the level to which tensors are paged
+PAGE_LEVEL = "L3"
 #: the value that holds the training target
 TARGET = "(target)"
 
@@ -201,9 +205,17 @@ class Schedule:
 
     @property
     def macs(self) -> dict[str, int]:
-        """MACs of the forward and the backward steps."""
-        forward = sum(s.macs for s in self.steps if s.kind == "forward")
-        return {"forward": forward, "backward": sum(s.macs for s in self.steps) - forward}
+        """MACs of the forward and the backward steps, and of what is recomputed where anything is."""
+        return macs_of(self.steps)
+
+
+def macs_of(steps: Iterable[Step]) -> dict[str, int]:
+    """MACs of steps: forward, backward, and recomputed where anything is."""
+    result = {"forward": 0, "backward": 0}
+    for s in steps:
+        phase = s.kind if s.kind in ("forward", "recompute") else "backward"
+        result[phase] = result.get(phase, 0) + s.macs
+    return result
 
 
 def allowed_levels(info: OpInfo, slot: str, fractions: Sequence[float]) -> tuple[tuple[float, int | None], ...]:

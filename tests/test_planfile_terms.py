@@ -37,7 +37,7 @@ def test_terms_and_ties_come_back(tmp_path: Path) -> None:
     assert again.problem.terms == TERMS
     assert verify(written.problem, again) == ()
     data = json.loads((tmp_path / "plan.json").read_text())
-    assert data["version"] == 2
+    assert data["version"] == 3
     pair, saturation = data["problem"]["terms"]
     assert pair == {"pair": {"a": {"join.weight": 0.5}, "b": {"head.bias": 1.0}, "value": -7.25}}
     assert saturation["saturation"]["weights"]["head.bias"] == {"1.0": 1.0}
@@ -50,8 +50,8 @@ def test_a_file_of_version_1_is_read() -> None:
     data = plan_to_dict(written) | {"version": 1}
     del data["problem"]["terms"], data["problem"]["ties"]
     assert plan_from_dict(data) == written
-    with pytest.raises(SparseplanError, match="has version 3; this sparseplan reads versions 1 and 2"):
-        plan_from_dict(data | {"version": 3})
+    with pytest.raises(SparseplanError, match="has version 4; this sparseplan reads versions 1, 2 and 3"):
+        plan_from_dict(data | {"version": 4})
 
 
 POINTS = [[1, 1]]

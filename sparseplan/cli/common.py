@@ -14,7 +14,7 @@ from sparseplan import api
 from sparseplan.device import custom, load_device
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
-from sparseplan.problem import Problem, resolve_choices
+from sparseplan.problem import SAVINGS, Problem, resolve_choices
 from sparseplan.run.schedules import DROPS, LrSchedule
 from sparseplan.run.settings import EarlyStopping, TrainSettings
 from sparseplan.tasks import Task, get_task
@@ -123,6 +123,13 @@ def training_settings(args: argparse.Namespace, start: TrainSettings) -> TrainSe
     return replace(start, **changes)
 
 
+def savings_of(text: str) -> tuple[str, ...]:
+    """What may be done to hold less: names with commas between, or all."""
+    if text == "all":
+        return SAVINGS
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
     """The problem that the arguments of ``plan`` state."""
     network = api.network(args.network)
@@ -133,6 +140,7 @@ def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
         "never", "max_macs",
     )}  # fmt: skip
     options["fractions"] = fractions_of(args.fractions)
+    options["savings"] = savings_of(args.savings)
     if args.together != "parameter":
         options["together"] = [unit.parameters for unit in named_units(network, args.together)]
     options["values"] = values_of(args, network)

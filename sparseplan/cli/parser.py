@@ -118,6 +118,8 @@ def _plan_arguments(sub: argparse.ArgumentParser) -> None:
         help="what is updated together or not at all (default %(default)s)")  # fmt: skip
     _choice_arguments(sub)
     add("--max-macs", type=_positive, help="cap on the MACs of one training step")
+    add("--savings", default="", metavar="recompute,page",
+        help="what may be done to hold less: run forward ops again, page tensors to L3 and back, or all")  # fmt: skip
     add("--time-limit", type=_seconds, default=120.0, metavar="S", help="seconds (default %(default)s)")
     add("--seed", type=_seed, default=0, help="same inputs and seed, same plan (default %(default)s)")
 

@@ -22,7 +22,7 @@ from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer
 from sparseplan.run.execute import Read, Write
 from sparseplan.run.numerics import decode, encode
-from sparseplan.steps import MAIN, Arg, Span, Step, Value
+from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Span, Step, Value
 
 POISON = 0xFF
 CANARY = 0xA5
@@ -310,7 +310,7 @@ class Arena:
         """See execute.Storage."""
         place = self._place(arg.spans)
         value = self.values[arg.spans[0].value]
-        if place.memory.level != MAIN:
+        if place.memory.level not in (MAIN, PAGE_LEVEL) or (value.role == "parameter" and value.level != MAIN):
             raise PlanError(f"{value.name!r} is written, but lies in {place.memory.level}, which is read-only")
 
         def write(array: Array) -> Array:

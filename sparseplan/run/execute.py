@@ -69,11 +69,13 @@ class Executor:
         """The kernel that runs ``step`` over ``storage``."""
         if step.kind == "loss":
             return self._loss(step, storage)
+        if step.kind in ("page_out", "page_in"):
+            return _copy(step, storage)
         if step.op not in self.infos:
             raise PlanError(f"step {step.name!r} runs op {step.op!r}, which the network does not have")
         info = self.infos[step.op]
         d = op_def(info.kind)
-        if step.kind == "forward":
+        if step.kind in ("forward", "recompute"):
             return _forward(step, info, d, storage)
         if step.kind == "aux":
             return _aux(step, info, d, storage)
@@ -127,6 +129,16 @@ class Executor:
                 write(state)
 
         return run
+
+
+def _copy(step: Step, storage: Storage) -> Kernel:
+    """A tensor copied between levels, as a DMA does."""
+    read, write = storage.reader(step.reads[0]), storage.writer(step.writes[0])
+
+    def run() -> None:
+        write(read())
+
+    return run
 
 
 def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:

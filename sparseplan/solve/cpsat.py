@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ortools.sat.python import cp_model
@@ -100,8 +100,8 @@ class Outcome:
     Attributes:
         status: OPTIMAL also for a satisfied model without objective.
         objective: of the solution found, exact; None without solution or without objective.
-        bound: proven bound on the objective (upper when maximising); None without
-            solution or without objective.
+        bound: proven bound on the objective (upper when maximising); None where infeasible or
+            without objective.
         values: of every variable of the model, by index; empty without solution.
         seconds: wall-clock seconds.
         work: deterministic seconds.
@@ -207,7 +207,7 @@ def _objective(
         raise InternalError(f"objective scaled by {goal.scaling_factor}: coefficients must be integers")
     sign, offset = (-1 if goal.scaling_factor < 0 else 1), round(goal.offset)
     if not values:
-        return None, None
+        return None, sign * (inner_bound + offset) if status == "UNKNOWN" else None
     total = sum(c * (values[v] if v >= 0 else -values[-v - 1]) for v, c in zip(goal.vars, goal.coeffs, strict=True))
     objective = sign * (total + offset)
     return objective, objective if status == "OPTIMAL" else sign * (inner_bound + offset)
@@ -238,11 +238,18 @@ def solve_in_order(
     *,
     workers: int = 1,
     parameters: Mapping[str, Any] | None = None,
+    narrow: cp_model.IntVar | None = None,
+    later: float | None = None,
 ) -> tuple[Outcome, ...]:
     """Optimise several goals lexicographically, the first one first.
 
     Each goal is solved with every earlier one held to at least what was reached, starting from the last solution.
     ``model`` itself is left as it is. ``limits`` are for all goals together.
+
+    Args:
+        narrow: a literal that holds in a small part of the solutions, where good ones are likely; each goal
+            is solved there first, and then shown to be no better elsewhere.
+        later: deterministic seconds for each goal behind the second.
 
     Returns:
         An outcome a goal, in order, cut short after the first goal without a solution. Only a goal whose
@@ -256,7 +263,11 @@ def solve_in_order(
             stage.maximize(expression)
         else:
             stage.minimize(expression)
-        outcome = solve(stage, clock.left(), workers=workers, parameters=parameters)
+        limits = clock.left(work=later if len(outcomes) > 1 else None)
+        if narrow is None:
+            outcome = solve(stage, limits, workers=workers, parameters=parameters)
+        else:
+            outcome = _narrow_first(stage, (sense, expression), narrow, limits, workers, parameters)
         clock.spend(outcome.work)
         if outcome.status == "INFEASIBLE":
             outcome = _confirmed(stage, clock, outcome, known=bool(outcomes), parameters=parameters)
@@ -267,7 +278,50 @@ def solve_in_order(
             stage.add(expression >= outcome.objective)
         else:
             stage.add(expression <= outcome.objective)
-        stage.clear_hints()  # type: ignore[no-untyped-call]
-        for index, value in enumerate(outcome.values):
-            stage.add_hint(stage.get_int_var_from_proto_index(index), value)
+        _hint(stage, outcome)
     return tuple(outcomes)
+
+
+def _hint(model: cp_model.CpModel, outcome: Outcome) -> None:
+    """Start the next search from a solution."""
+    model.clear_hints()  # type: ignore[no-untyped-call]
+    for index, value in enumerate(outcome.values):
+        model.add_hint(model.get_int_var_from_proto_index(index), value)
+
+
+def _narrow_first(
+    model: cp_model.CpModel,
+    goal: tuple[Sense, cp_model.LinearExprT],
+    narrow: cp_model.IntVar,
+    limits: Limits,
+    workers: int,
+    parameters: Mapping[str, Any] | None,
+) -> Outcome:
+    """Solve where ``narrow`` holds; then look for anything better among all solutions."""
+    clock = Clock(limits)
+    part = model.clone()
+    part.add(narrow == 1)
+    half = None if limits.seconds is None else 0.5 * limits.seconds
+    first = solve(part, clock.left(half, None if limits.work is None else 0.5 * limits.work), workers=workers,
+                  parameters=parameters)  # fmt: skip
+    clock.spend(first.work)
+    if not first.solved or first.objective is None:
+        rest = solve(model, clock.left(), workers=workers, parameters=parameters)
+        return replace(rest, seconds=clock.elapsed(), work=first.work + rest.work)
+    sense, expression = goal
+    whole = model.clone()
+    step = 1 if first.status == "OPTIMAL" else 0  # a part that was not searched through may hold better ones
+    whole.add(expression >= first.objective + step if sense == "max" else expression <= first.objective - step)
+    _hint(whole, first)
+    if step:
+        whole.clear_hints()  # type: ignore[no-untyped-call]
+    second = solve(whole, clock.left(), workers=workers, parameters=parameters)
+    work = first.work + second.work
+    if second.solved:
+        return replace(second, seconds=clock.elapsed(), work=work)
+    if second.status == "INFEASIBLE":
+        return replace(first, status="OPTIMAL", bound=first.objective, seconds=clock.elapsed(), work=work)
+    bound = second.bound if second.bound is not None else first.bound
+    if bound is not None:  # beyond the best known nothing is claimed
+        bound = max(bound, first.objective) if sense == "max" else min(bound, first.objective)
+    return replace(first, status="FEASIBLE", bound=bound, seconds=clock.elapsed(), work=work)

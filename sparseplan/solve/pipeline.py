@@ -19,6 +19,7 @@ from sparseplan.errors import InternalError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
+from sparseplan.recompute import apply
 from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import TIES, Decisions, Program, Selection
@@ -219,7 +220,7 @@ class Pipeline:
     # -- one set of decisions -------------------------------------------------------------------
     def place(self, decisions: Decisions, capacity: int | None) -> Candidate:
         """Lifetimes and offsets for given decisions."""
-        schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
+        schedule = apply(self.graph.restrict(UpdateSet(decisions.update), decisions.picks), decisions.savings)
         memory = analyse(schedule)
         limits = self.part(PLACING, self.effort.placing)
         groups = groups_of(memory)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ortools.sat.python import cp_model
 
 from sparseplan.liveness import pieces
+from sparseplan.solve.again import Again
 from sparseplan.steps import MAIN
 from sparseplan.training import ALWAYS, NEVER, MaybeStep, TrainingGraph
 from sparseplan.units import align_up
@@ -105,6 +106,27 @@ class Literals:
             self._cache[key] = v
         return self._cache[key]
 
+    def above(self, literals: tuple[Literal, Literal]) -> Literal:
+        """A literal that holds where either does, and is free elsewhere: enough where holding costs bytes."""
+        key = ("above", tuple(sorted(x.index for x in literals if not isinstance(x, bool))))
+        if len(set(key[1])) < 2:
+            return literals[0]
+        if key not in self._cache:
+            v = self._cache[key] = self.model.new_bool_var("")
+            for x in literals:
+                self.model.add_implication(x, v)
+        return self._cache[key]
+
+    def above_unless(self, a: Literal, b: Literal) -> Literal:
+        """A literal that holds where ``a`` does and ``b`` does not, and is free elsewhere."""
+        assert not isinstance(a, bool)
+        assert not isinstance(b, bool)
+        key = ("above unless", (a.index, b.index))
+        if key not in self._cache:
+            v = self._cache[key] = self.model.new_bool_var("")
+            self.model.add_bool_or([a.Not(), b, v])
+        return self._cache[key]
+
     def either(self, a: Literal, b: Literal) -> Literal:
         """Disjunction of two literals."""
         return self._or([a, b])
@@ -155,62 +177,180 @@ def accesses(graph: TrainingGraph) -> dict[str, list[Access]]:
     return found
 
 
-def budget_rows(graph: TrainingGraph, literals: Literals) -> list[Row]:
-    """Live bytes of main memory at each step."""
-    count = len(graph.steps)
-    rows = [Row(0, {}) for _ in range(count)]
-    table = accesses(graph)
-    overwritten = _overwritten(graph, table, literals)
-    for name, uses in table.items():
-        value = graph.values[name]
-        if value.persistent:
-            if value.role == "parameter":
-                size = align_up(value.bytes, graph.options.alignment)
-                always = graph.options.frozen == MAIN
-                literal = True if always else literals.mask(graph.value_when[name])
-                for row in rows:
-                    row.add(literal, size)
+def budget_rows(graph: TrainingGraph, literals: Literals, again: Again | None = None) -> list[Row]:
+    """Live bytes of main memory at each step, those that may run again among them."""
+    return _Rows(graph, literals, again).run()
+
+
+class _Rows:
+    """Positions are the steps, and before some of them the ops that may run again there."""
+
+    def __init__(self, graph: TrainingGraph, literals: Literals, again: Again | None) -> None:
+        self.graph, self.literals, self.again = graph, literals, again or Again({}, {}, {})
+        self.forward = {s.op: s for s in graph.steps if s.kind == "forward"}
+        self.at: list[int] = []  # position of each base step
+        self.extra: list[tuple[int, str]] = []  # position, op of what may run again
+        by_step = self.again.by_step(self.forward)
+        count = 0
+        for i in range(len(graph.steps)):
+            for op in by_step.get(i, ()):
+                self.extra.append((count, op))
+                count += 1
+            self.at.append(count)
+            count += 1
+        self.slot_of = {p: i for i in by_step for p in range(self.at[i] - len(by_step[i]), self.at[i])}
+        self.rows = [Row(0, {}) for _ in range(count)]
+        self.table = accesses(graph)
+        #: value -> (position, literal) of each step that would read it again; makes it again
+        self.reads: dict[str, list[tuple[int, int, int, Literal]]] = {}
+        self.makes: dict[str, dict[int, Literal]] = {}
+        #: values that are made by a step whatever comes of them (an op's output, unlike its auxiliaries)
+        self.outputs = {s.writes[0].spans[0].value for s in self.forward.values()}
+        for p, op in self.extra:
+            self._run_again(p, op)
+        #: (position, value) -> literal by which a value that may be overwritten counts there
+        self.after: dict[tuple[int, str], Literal] = {}
+
+    def _run_again(self, p: int, op: str) -> None:
+        i, template = self.slot_of[p], self.forward.get(op)
+        run = self.again.runs.get((op, i), False)
+        if template is not None and run is not False:
+            for arg in template.reads:
+                for s in arg.spans:
+                    self.reads.setdefault(s.value, []).append((p, s.lo, s.hi, run))
+            for arg in template.writes:
+                for s in arg.spans:
+                    self.makes.setdefault(s.value, {})[p] = run
+        for tensor in self.again.tensors(op, template):
+            fetch = self.again.fetches.get((tensor, i), False)
+            if fetch is not False:
+                makes = self.makes.setdefault(tensor, {})
+                makes[p] = self.literals.either(makes.get(p, False), fetch)
+
+    # -- literals ---------------------------------------------------------------------------------
+    def at_least(self, a: Literal, b: Literal) -> Literal:
+        """A literal that holds where either does; it may hold elsewhere too, which costs bytes."""
+        if a is False or b is True:
+            return b
+        if b is False or a is True:
+            return a
+        return self.literals.above((a, b))
+
+    def run(self) -> list[Row]:
+        pending = []
+        wanted = self.overwritable()
+        for name, uses in self.table.items():
+            value = self.graph.values[name]
+            if value.persistent:
+                self.persistent(name, uses)
                 continue
-            for lo, hi in pieces(end for _, a, b, _ in uses for end in (a, b)):
-                literal = literals.any(c for _, a, b, c in uses if a < hi and lo < b)
-                for row in rows:
-                    row.add(literal, hi - lo)
-            continue
-        for lo, hi in pieces(end for _, a, b, _ in uses for end in (a, b)):
-            touching = [(i, c) for i, a, b, c in uses if a < hi and lo < b]
-            steps = sorted({i for i, _ in touching})
-            start = 0 if value.role == "input" else steps[0]
-            for i in steps:
-                literal = literals.any(c for j, c in touching if j >= i)
-                for s in range(start, i + 1):
-                    special = overwritten.get((s, name)) if s == i else None
-                    rows[s].add(literal if special is None else special, hi - lo)
-                start = i + 1
-    return rows
+            ends = (end for _, a, b, _ in uses for end in (a, b))
+            for lo, hi in pieces(ends):
+                segments, after = self.piece(name, lo, hi, uses, {p for p, x in wanted if x == name})
+                pending.append((name, hi - lo, segments))
+                for p, literal in after.items():
+                    self.after[p, name] = self.at_least(self.after.get((p, name), False), literal)
+        special = self.specials(wanted)
+        for name, size, segments in pending:
+            for start, stop, literal in segments:
+                for p in range(start, stop):
+                    self.rows[p].add(special.get((p, name), literal), size)
+        return self.rows
 
+    def persistent(self, name: str, uses: list[Access]) -> None:
+        value = self.graph.values[name]
+        if value.role == "parameter":
+            size = align_up(value.bytes, self.graph.options.alignment)
+            always = self.graph.options.frozen == MAIN
+            found = [(True if always else self.literals.mask(self.graph.value_when[name]), size)]
+        else:
+            ends = (end for _, a, b, _ in uses for end in (a, b))
+            found = [(self.literals.any(c for _, a, b, c in uses if a < hi and lo < b), hi - lo)
+                     for lo, hi in pieces(ends)]  # fmt: skip
+        for literal, size in found:
+            for row in self.rows:
+                row.add(literal, size)
 
-def _overwritten(
-    graph: TrainingGraph, table: dict[str, list[Access]], literals: Literals
-) -> dict[tuple[int, str], Literal]:
-    """By (step, value): the literal by which a value that may be overwritten counts at that step.
+    def piece(
+        self, name: str, lo: int, hi: int, uses: list[Access], overwrites: set[int]
+    ) -> tuple[list[tuple[int, int, Literal]], dict[int, Literal]]:
+        """Position ranges with the literal by which a piece is alive there; and what holds behind some positions.
 
-    With several candidates of one size, one of them is overwritten unless all are needed later:
-    all but the last count, and the last counts when all are.
-    """
-    result: dict[tuple[int, str], Literal] = {}
-    for i, step in enumerate(graph.steps):
-        by_output: dict[str, list[str]] = {}
-        for y, x in step.inplace:
-            if not graph.values[x].persistent:
-                by_output.setdefault(y, []).append(x)
-        for y, sources in by_output.items():
-            held = [literals.any(c for j, _, _, c in table[x] if j > i) for x in sources]
-            literal = literals.all(held)
-            written = _written(step, y)
-            if written != step.when:  # the step may run without writing y
-                literal = literals.either(literal, literals.negation(literals.mask(written)))
-            result[(i, sources[-1])] = literal
-    return result
+        From its end: a piece is alive where a reader is still to come that no later run of its op serves.
+        """
+        base: dict[int, list[Condition]] = {}
+        for i, a, b, c in uses:
+            if a < hi and lo < b:
+                base.setdefault(self.at[i], []).append(c)
+        reads = {p: run for p, a, b, run in self.reads.get(name, ()) if a < hi and lo < b}
+        makes = self.makes.get(name, {})
+        events = sorted({*base, *reads, *makes}, reverse=True)
+        born = 0 if self.graph.values[name].role == "input" else min(base)
+        born_here = born if makes and name not in self.outputs else -1
+        segments: list[tuple[int, int, Literal]] = []
+        after: dict[int, Literal] = {}
+        low: Literal = False  # what is known from behind the latest run, and of reruns that read
+        conditions: list[Condition] = []
+        last = None
+        for p in events:
+            alive = self.at_least(low, self.literals.any(conditions))
+            if last is not None and p + 1 < last:
+                segments.append((p + 1, last, alive))
+            if p in overwrites:
+                after[p] = alive
+            if p == born_here:  # an auxiliary is made where somebody reads it
+                here = alive
+            elif p in base:
+                conditions += base[p]
+                here = self.at_least(low, self.literals.any(conditions))
+            elif p in makes:
+                here = self.at_least(alive, makes[p]) if name in self.outputs else alive
+                low, conditions = self.unless(alive, makes[p]), []
+            else:
+                here = low = self.at_least(alive, reads[p])
+                conditions = []
+            segments.append((p, p + 1, here))
+            last = p
+        if last is not None and born < last:
+            segments.append((born, last, self.at_least(low, self.literals.any(conditions))))
+        return [s for s in segments if s[2] is not False], after
+
+    def unless(self, alive: Literal, made: Literal) -> Literal:
+        """At least ``alive and not made``."""
+        if alive is False or made is True:
+            return False
+        if made is False:
+            return alive
+        return self.literals.negation(made) if alive is True else self.literals.above_unless(alive, made)
+
+    # -- overwriting in place -----------------------------------------------------------------------
+    def overwritable(self) -> set[tuple[int, str]]:
+        """(position, value) where a value may be overwritten."""
+        found = {(self.at[i], x) for i, step in enumerate(self.graph.steps) for _, x in step.inplace}
+        found |= {(p, x) for p, op in self.extra if op in self.forward for _, x in self.forward[op].inplace}
+        return {(p, x) for p, x in found if not self.graph.values[x].persistent}
+
+    def specials(self, wanted: set[tuple[int, str]]) -> dict[tuple[int, str], Literal]:
+        """By (position, value): the literal by which a value that may be overwritten counts there.
+
+        With several candidates of one size, one of them is overwritten unless all are needed later:
+        all but the last count, and the last counts when all are.
+        """
+        result: dict[tuple[int, str], Literal] = {}
+        steps = [(p, step, False) for p, step in zip(self.at, self.graph.steps, strict=True)]
+        steps += [(p, self.forward[op], True) for p, op in self.extra if op in self.forward]
+        for p, step, repeated in steps:
+            by_output: dict[str, list[str]] = {}
+            for y, x in step.inplace:
+                if (p, x) in wanted:
+                    by_output.setdefault(y, []).append(x)
+            for y, sources in by_output.items():
+                literal = self.literals.all([self.after.get((p, x), False) for x in sources])
+                written = _written(step, y)
+                if not repeated and written != step.when:  # the step may run without writing y
+                    literal = self.literals.either(literal, self.literals.negation(self.literals.mask(written)))
+                result[p, sources[-1]] = literal
+        return result
 
 
 def _written(step: MaybeStep, y: str) -> int:
@@ -233,9 +373,12 @@ def undominated(rows: Sequence[Row]) -> list[Row]:
                                                      for j, o in enumerate(kept) if j != i)]  # fmt: skip
 
 
-def macs_terms(graph: TrainingGraph, literals: Literals) -> Row:
+def macs_terms(graph: TrainingGraph, literals: Literals, again: Again | None = None) -> Row:
     """MACs of one run of the schedule as a row."""
     row = Row(0, {})
+    cost = {s.op: sum(n for _, n in s.macs) for s in graph.steps if s.kind == "forward"}
+    for (op, _), run in (again.runs if again else {}).items():
+        row.add(run, cost[op])
     for step in graph.steps:
         for when, n in step.macs:
             row.add(literals.mask(when), n)

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from ortools.sat.python import cp_model
 
 from sparseplan.problem import Pair, Problem, Saturation
+from sparseplan.recompute import NO_SAVINGS, Savings
+from sparseplan.solve.again import Again, candidates, named, used_at_once
 from sparseplan.solve.cpsat import Limits, Outcome, Sense, solve, solve_in_order
 from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, total, undominated
-from sparseplan.steps import MAIN
+from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.training import TrainingGraph
+from sparseplan.units import align_up
 
 #: values are scaled to integers whose sum stays below 2**VALUE_BITS: finer than any measured value.
 #: With coefficients beyond 2**40 the presolve of CP-SAT 9.15 was seen to call solvable models infeasible.
@@ -26,16 +29,19 @@ VALUE_BITS = 30
 #: byte budgets are knapsacks: with the linear relaxation of the disjunctions too, bounds are tight
 #: and one worker proves in a second what takes minutes without
 SEARCH = {"linearization_level": 2}
+#: deterministic seconds for what is lowest last, where ops may run again
+LATER_WORK = 4.0
 #: what is lowest among plans of equal value
 TIES = ("macs", "peak")
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What the solver decides: fractions, and how each backward gets what it needs."""
+    """What the solver decides: fractions, how each backward gets what it needs, and what is made again."""
 
     update: Mapping[str, float]
     picks: Mapping[str, str]
+    savings: Savings = NO_SAVINGS
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,40 @@ class Program:
                 self.model.add_bool_or([])  # a forward pass that no tile fits
             elif literal is not False:
                 self.model.add(literal == 0)
-        self.all_rows = budget_rows(graph, self.literals)
+        self.again = self._again()
+        self.all_rows = budget_rows(graph, self.literals, self.again)
         self.rows = undominated(self.all_rows)
         self.area = total(self.all_rows)
-        self.macs = macs_terms(graph, self.literals)
+        self.macs = macs_terms(graph, self.literals, self.again)
         self.frozen = frozen_row(graph, self.literals, problem.device.level(problem.options.frozen).alignment)
         self._value()
         self.excluded: list[Excluded] = []
         #: a proven upper bound on the value of all decisions not excluded
         self.best_bound = problem.most_worth()
+
+    def _again(self) -> Again:
+        """Literals of what may run again or be paged, each before a step that takes place."""
+        graph, model = self.graph, self.model
+        bound = {v for group in graph.composites for v, _ in group}
+        runs, fetches, producers = candidates(graph, self.problem.savings, bound)
+        paged = {t: model.new_bool_var(f"page {t}") for t in dict.fromkeys(t for t, _ in fetches)}
+        again = Again(
+            {(op, i): model.new_bool_var(f"{op} before {i}") for op, i in runs},
+            {(t, i): model.new_bool_var(f"fetch {t} before {i}") for t, i in fetches}, paged, producers,
+        )  # fmt: skip
+        for (_, i), literal in (*again.runs.items(), *again.fetches.items()):
+            takes_place = self.literals.condition((graph.steps[i].when, graph.steps[i].pick))
+            if takes_place is not True:
+                model.add_implication(literal, takes_place)
+        for (t, i), literal in again.fetches.items():
+            model.add_implication(literal, paged[t])
+            other = again.runs.get((producers.get(t, ""), i))
+            if other is not None:
+                model.add_bool_or([literal.Not(), other.Not()])
+        self.narrow = model.new_bool_var("used at once") if again else None
+        if self.narrow is not None:
+            used_at_once(graph, self.literals, again, self.narrow)
+        return again
 
     def _value(self) -> None:
         problem = self.problem
@@ -194,8 +225,20 @@ class Program:
         if self.problem.max_macs is not None:
             model.add(self.expression(self.macs) <= self.problem.max_macs)
         level = self.problem.options.frozen
-        if level != MAIN and (capacity := self.problem.capacity(level)) is not None:
-            model.add(self.expression(self.frozen) <= capacity)
+        taken = {level: [self.frozen]} if level != MAIN else {}
+        if self.again.paged:
+            taken.setdefault(PAGE_LEVEL, []).append(self.pages())
+        for name, rows in taken.items():
+            if (capacity := self.problem.capacity(name)) is not None:
+                model.add(self.expression(total(rows)) <= capacity)
+
+    def pages(self) -> Row:
+        """Bytes of all tensors that are paged out."""
+        row = Row(0, {})
+        alignment = self.problem.device.level(PAGE_LEVEL).alignment
+        for t, literal in self.again.paged.items():
+            row.add(literal, align_up(self.graph.values[t].bytes, max(alignment, self.graph.options.alignment)))
+        return row
 
     def peak(self, model: cp_model.CpModel) -> cp_model.IntVar:
         """A variable that is at least every step's bytes."""
@@ -225,6 +268,10 @@ class Program:
         for p, options in zip(self.graph.picks, self.literals.picks, strict=True):
             if p.op in decisions.picks:
                 literals.append(options[p.options.index(decisions.picks[p.op])].Not())
+        made = decisions.savings
+        for table, taken in ((self.again.runs, made.reruns), (self.again.fetches, made.fetches)):
+            for (name, i), literal in table.items():
+                literals.append(literal.Not() if (name, self.graph.steps[i].name) in taken else literal)
         self.excluded.append(Excluded(tuple(literals), value, least))
 
     def select(
@@ -245,7 +292,7 @@ class Program:
             model.add_bool_or(e.clause)
         if above is not None:
             model.add(self.value >= math.floor((above + self.resolution) * self.scale) + 1)
-        atoms = list(self.literals.atoms.values())
+        atoms = [*self.literals.atoms.values(), *self.again.runs.values(), *self.again.fetches.values()]
         lowest: dict[str, cp_model.LinearExprT] = {"macs": self.expression(self.macs), "peak": self.peak(model),
                                                     "area": self.expression(self.area)}  # fmt: skip
         # and, among equals, no update that is worth nothing
@@ -253,7 +300,8 @@ class Program:
         goals: list[tuple[Sense, cp_model.LinearExprT]] = [
             ("max", self.value), *(("min", lowest[name]) for name in order[:-1]), ("min", last),
         ]  # fmt: skip
-        outcomes = solve_in_order(model, goals, limits, parameters=SEARCH)
+        later = LATER_WORK if self.again else None
+        outcomes = solve_in_order(model, goals, limits, parameters=SEARCH, narrow=self.narrow, later=later)
         solved = [o for o in outcomes if o.solved]
         work = sum(o.work for o in outcomes)
         if not solved:
@@ -276,8 +324,7 @@ class Program:
         self.limit_others(model)
         for e in self.excluded if remaining else ():
             model.add_bool_or(e.clause)
-        model.minimize(self.peak(model))
-        outcome = solve(model, limits, parameters=SEARCH)
+        outcome = solve_in_order(model, [("min", self.peak(model))], limits, parameters=SEARCH, narrow=self.narrow)[0]
         if not outcome.solved:
             return outcome.status, None, 0
         return outcome.status, self.decisions(outcome), int(outcome.bound or 0)
@@ -305,4 +352,6 @@ class Program:
         for p, options in zip(self.graph.picks, self.literals.picks, strict=True):
             if p.when & chosen:
                 picks[p.op] = p.options[next(i for i, v in enumerate(options) if outcome.value(v))]
-        return Decisions(update, picks)
+        runs = [key for key, literal in self.again.runs.items() if outcome.value(literal)]
+        fetches = [key for key, literal in self.again.fetches.items() if outcome.value(literal)]
+        return Decisions(update, picks, named(self.graph, runs, fetches))

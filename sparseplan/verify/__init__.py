@@ -15,6 +15,7 @@ from sparseplan.verify.decisions import (
     check_macs,
     check_objective,
     check_picks,
+    check_savings,
     check_reach,
     check_unsolved,
 )
@@ -43,6 +44,7 @@ def verify(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     facts = Facts(problem, update, {s.op for s in plan.steps if s.kind == "forward"})
     check_reach(facts, findings)
     check_picks(facts, plan, findings)
+    check_savings(problem, plan, findings)
     check_macs(problem, facts, plan, findings)
     check_values(facts, plan, findings)
     places = Places(plan)

@@ -76,12 +76,24 @@ def check_macs(problem: Problem, facts: Facts, plan: Plan, findings: Findings) -
     known = {(kind, op, target) for kind, op, target in facts.required()}
     macs = {"forward": 0, "backward": 0}
     for s in plan.steps:
-        if (s.kind, s.op, s.target) in known:
+        if s.kind == "recompute" and ("forward", s.op, s.target) in known:
+            macs["recompute"] = macs.get("recompute", 0) + facts.macs("forward", s.op, s.target)
+        elif (s.kind, s.op, s.target) in known:
             macs["forward" if s.kind == "forward" else "backward"] += facts.macs(s.kind, s.op, s.target)
     if dict(plan.macs) != macs:
         findings.add("macs", "macs", f"macs={dict(plan.macs)} should be {macs}")
     if problem.max_macs is not None and sum(macs.values()) > problem.max_macs:
         findings.add("macs", "macs", f"{sum(macs.values())} MACs exceed max_macs={problem.max_macs}")
+
+
+def check_savings(problem: Problem, plan: Plan, findings: Findings) -> None:
+    """Nothing is recomputed or paged unless the problem lets it."""
+    kinds = {"recompute": "recompute", "page_out": "page", "page_in": "page"}
+    for i, step in enumerate(plan.steps):
+        saving = kinds.get(step.kind)
+        if saving is not None and saving not in problem.savings:
+            findings.add("decision", f"step {i} ({step.name})", f"kind={step.kind}, but the problem's savings are "
+                         f"{list(problem.savings)}")  # fmt: skip
 
 
 def check_picks(facts: Facts, plan: Plan, findings: Findings) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sparseplan.plan import PlacedBuffer, Plan
-from sparseplan.steps import Arg, Step
+from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Step, Value
 from sparseplan.verify.contents import Content, Held, LevelBytes
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings
@@ -19,7 +19,7 @@ from sparseplan.verify.places import Places
 from sparseplan.verify.wanted import Expectations, Matched, Piece, Wanted
 
 #: roles whose bytes are there before the step that first reads them
-GIVEN = ("input", "target", "parameter", "accumulator", "state")
+GIVEN = ("target", "parameter", "accumulator", "state")
 
 
 class Placed(NamedTuple):
@@ -64,11 +64,16 @@ class _Execution:
     def run(self) -> None:
         self.check_steps()
         for name, value in self.places.values.items():
-            if value.role in ("input", "parameter", "accumulator", "state"):
+            if value.role in ("parameter", "accumulator", "state") or self.arrives(value):
                 self.load(name, 0)
         for i, step in enumerate(self.plan.steps):
             self.step(i, step)
         self.check_end()
+
+    @staticmethod
+    def arrives(value: Value) -> bool:
+        """Whether a value is a network input as it comes from outside; copies of one are written by steps."""
+        return value.role == "input" and value.name == value.tensor and value.level == MAIN
 
     def step(self, i: int, step: Step) -> None:
         where = f"step {i} ({step.name})"
@@ -92,7 +97,8 @@ class _Execution:
             if b.value in overwritten:  # held until it was read
                 self.write(b.level, b.offset, b.end, Content("freed", b.value), b.offset - b.lo)
         for b in self.starts[i]:
-            if self.places.values[b.value].role not in GIVEN:
+            value = self.places.values[b.value]
+            if value.role not in GIVEN and not self.arrives(value):
                 self.write(b.level, b.offset, b.end, Content("blank", b.value), b.offset - b.lo)
         for p in written:
             self.write(p.level, p.lo, p.hi, p.piece.holds or self.summed(where, p), p.lo)
@@ -125,7 +131,8 @@ class _Execution:
                 self.findings.add("step", where, "is not needed: no updated parameter lies upstream")
             elif step.kind in ("forward", "grad_param"):
                 continue  # reported with its arguments
-            macs = facts.macs(step.kind, step.op, step.target) if key in required else 0
+            kind = "forward" if step.kind == "recompute" else step.kind
+            macs = facts.macs(kind, step.op, step.target) if (kind, step.op, step.target) in required else 0
             if step.macs != macs:
                 self.findings.add("macs", where, f"macs={step.macs} should be {macs}")
             if step.kind == "update" and facts.options.gradients == "accumulate" and i < last:
@@ -179,6 +186,7 @@ class _Execution:
                 if span.lo != 0 or not piece.bytes <= span.hi <= size:
                     given = f"bytes [{span.lo}, {span.hi}) of {span.value!r}"
                     self.findings.add("step", where, f"{what} in {given}: should be [0, {piece.bytes}) plus padding")
+                self.check_level(where, what, value, step if step is not None else self.plan.steps[i], step is None)
                 lo = self.live(where, i, what, span.value, max(piece.bytes, min(span.hi, size)), step)
                 if lo is None:
                     continue
@@ -190,6 +198,16 @@ class _Execution:
                 before = placed
                 result.append(placed)
         return result
+
+    def check_level(self, where: str, what: str, value: Value, step: Step, written: bool) -> None:
+        """Kernels work in main memory, save for parameters that are read elsewhere; page steps cross levels."""
+        wanted = MAIN
+        if step.kind in ("page_out", "page_in"):
+            wanted = PAGE_LEVEL if written == (step.kind == "page_out") else MAIN
+        elif value.role == "parameter" and not written:
+            return  # where it may lie is checked with its value
+        if value.level != wanted:
+            self.findings.add("step", where, f"{what} of {value.name!r} in {value.level}, which should be {wanted}")
 
     def live(self, where: str, i: int, what: str, name: str, size: int, step: Step | None) -> int | None:
         """Address of a value, once all its first ``size`` bytes have live buffers."""
@@ -242,7 +260,7 @@ class _Execution:
         what = f"reads {p.arg.tag!r} of {p.value!r}: byte {h.lo} of {p.level}"
         wanted, found = p.piece.holds, h.content
         new = any(b.start == self.now and b.offset <= h.lo < b.end for b in self.places.buffers[p.value])
-        if found is None or found.kind == "blank" or (new and p.piece.role not in GIVEN):
+        if found is None or found.kind == "blank" or (new and p.piece.role not in (*GIVEN, "input")):
             self.findings.add("unwritten", where, f"{what} has not been written")
         elif found.kind == "freed":
             self.findings.add("freed", where, f"{what} was freed with {found.name!r}")
@@ -303,7 +321,7 @@ class _Execution:
         if step.op not in self.facts.infos:
             return False
         d, info = self.facts.defs[step.op], self.facts.infos[step.op]
-        if step.kind == "forward":
+        if step.kind in ("forward", "recompute"):
             return w.tag == "y" and r.tag in {f"x{i}" for i in d.inplace(info)}
         if step.kind == "grad_input":
             slot = next((i for i in range(len(info.inputs)) if step.target == f"x{i}"), None)

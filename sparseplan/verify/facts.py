@@ -15,7 +15,7 @@ from sparseplan.network import Op
 from sparseplan.ops import OpDef, OpInfo, infos, loss_def, op_def
 from sparseplan.ops.base import Fraction, TileSpace
 from sparseplan.problem import Problem
-from sparseplan.steps import MAIN, OPTIMIZERS, TARGET, Value
+from sparseplan.steps import MAIN, OPTIMIZERS, PAGE_LEVEL, TARGET, Value
 
 #: a gradient is a sum over these: (op or "" for the loss, input slot, part of that input)
 Contribution = tuple[str, int, int]
@@ -189,7 +189,8 @@ class Facts:
         if value.role in ("input", "activation"):
             if tensor.role != value.role:
                 return []
-            return [Spec(self.batched(tensor.shape), self.dtype(t), False, MAIN, tensor.scale)]
+            levels = (MAIN, PAGE_LEVEL) if "page" in self.problem.savings else (MAIN,)
+            return [Spec(self.batched(tensor.shape), self.dtype(t), False, level, tensor.scale) for level in levels]
         if value.role == "gradient":
             return [Spec(self.batched(tensor.shape), dtype, False, MAIN, None)] if tensor.role == "activation" else []
         if tensor.role != "parameter":

@@ -57,10 +57,12 @@ class Expectations:
         facts = self.facts
         if step.kind == "loss":
             return self._loss(where, step)
+        if step.kind in ("page_out", "page_in"):
+            return self._page(where, step)
         if step.op not in facts.infos:
             self.findings.add("step", where, f"op={step.op!r} is no op of the network")
             return [], []
-        if step.kind == "forward":
+        if step.kind in ("forward", "recompute"):
             return self._forward(where, step)
         if step.kind == "aux":
             return self._aux(where, step)
@@ -154,6 +156,17 @@ class Expectations:
         known = facts.defs[op.name].aux(facts.infos[op.name])
         made = dict.fromkeys(a.tag for a in step.writes if a.tag in known)
         writes = [self._tensor("y", op.output), *(self._auxiliary(op.name, tag) for tag in made)]
+        return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
+
+    def _page(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        """A copy of an activation or input between main memory and the level that tensors are paged to."""
+        tensor = self.facts.network.tensor.get(step.op)
+        if tensor is None or tensor.role == "parameter" or self.facts.roots.get(step.op) != (step.op,):
+            self.findings.add("step", where, f"op={step.op!r} is no activation with bytes of its own")
+            return [], []
+        if step.target != "y":
+            self.findings.add("step", where, f"target={step.target!r} of a page step must be 'y'")
+        reads, writes = [self._tensor("x0", step.op)], [self._tensor("y", step.op)]
         return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
 
     def _loss(self, where: str, step: Step) -> tuple[Matched, Matched]:

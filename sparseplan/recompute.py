@@ -1,0 +1,213 @@
+"""Running forward ops again, and fetching tensors back, in the backward phase of a schedule.
+
+A *rerun* is a pair (op, step of the base schedule): the op runs again right before that step. A
+*fetch* is a pair (tensor, step): the tensor comes back from its copy at a slower level, where a
+page-out has put it once it was made. Any set of reruns and fetches gives an executable schedule,
+since each reader takes the latest run of a tensor before it: what has to be held follows from that.
+
+Within one step's reruns and fetches, network order holds. A tensor that comes into being again is
+a value of its own, with buffers of its own. An auxiliary that a forward step makes is made by the
+latest run before its reader. The copies are those of rematerialisation in Checkmate (Jain et al.,
+MLSys 2020) and POET (Patil et al., ICML 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from sparseplan.errors import ProblemError, near
+from sparseplan.steps import PAGE_LEVEL, Arg, Schedule, Span, Step, Value
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What is done again or elsewhere so that less has to be held.
+
+    Attributes:
+        reruns: (op, name of the base step before which it runs again).
+        fetches: (tensor, name of the base step before which it is paged in again).
+    """
+
+    reruns: frozenset[tuple[str, str]] = frozenset()
+    fetches: frozenset[tuple[str, str]] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.reruns or self.fetches)
+
+
+NO_SAVINGS = Savings()
+
+
+def slots(schedule_steps: Iterable[Step]) -> list[int]:
+    """Indices of the steps before which something may be made again: all behind the loss."""
+    kinds = [s.kind for s in schedule_steps]
+    return list(range(kinds.index("loss") + 1, len(kinds)))
+
+
+def apply(schedule: Schedule, savings: Savings) -> Schedule:
+    """The schedule with reruns and fetches inserted; those that nobody reads are left out.
+
+    Raises:
+        ProblemError: an unknown op or step, a step that is not behind the loss, a tensor that is
+            bound to others by an adjoined concat.
+    """
+    if not savings:
+        return schedule
+    return _Again(schedule, savings).run()
+
+
+@dataclass
+class _Run:
+    """One step of the new schedule, before it is known which of its writes are read."""
+
+    step: Step
+    again: bool = False
+
+
+class _Again:
+    def __init__(self, schedule: Schedule, savings: Savings) -> None:
+        self.schedule, self.savings = schedule, savings
+        self.forward = {s.op: s for s in schedule.steps if s.kind == "forward"}
+        self.bound = {v for group in schedule.composites for v, _ in group}
+        names = [schedule.steps[i].name for i in slots(schedule.steps)]
+        self._check(names)
+        order = {op: i for i, op in enumerate(self.forward)}
+        self.before: dict[str, list[tuple[int, str, str]]] = {}  # step -> (position, "rerun" | "fetch", name)
+        for op, at in savings.reruns:
+            self.before.setdefault(at, []).append((order[op], "rerun", op))
+        producer = {s.writes[0].spans[0].value: op for op, s in self.forward.items()}
+        for tensor, at in savings.fetches:
+            self.before.setdefault(at, []).append((order.get(producer.get(tensor, ""), -1), "fetch", tensor))
+
+    def _check(self, names: list[str]) -> None:
+        for op, at in sorted(self.savings.reruns):
+            if op not in self.forward:
+                raise ProblemError(f"op {op!r} cannot run again: it has no forward step{near(op, self.forward)}")
+            if any(s.value in self.bound for a in self.forward[op].writes for s in a.spans):
+                raise ProblemError(f"op {op!r} cannot run again: its output adjoins others; use concat='split'")
+            if at not in names:
+                raise ProblemError(f"op {op!r} cannot run again before {at!r}: no such step behind the loss")
+        for tensor, at in sorted(self.savings.fetches):
+            value = self.schedule.values.get(tensor)
+            if value is None or value.role not in ("activation", "input") or tensor in self.bound:
+                raise ProblemError(f"tensor {tensor!r} cannot be paged: it is no activation with bytes of its own")
+            if at not in names:
+                raise ProblemError(f"tensor {tensor!r} cannot be fetched before {at!r}: no such step behind the loss")
+
+    # -- the order of things --------------------------------------------------------------------
+    def sequence(self) -> list[_Run]:
+        """All steps with their original arguments; reruns, page-outs and fetches among them."""
+        paged = {t for t, _ in self.savings.fetches}
+        result: list[_Run] = []
+        for t in sorted(paged):
+            if self.schedule.values[t].role == "input":
+                result.append(_Run(self.page(t, out=True)))
+        for step in self.schedule.steps:
+            for _, kind, name in sorted(self.before.get(step.name, ())):
+                if kind == "rerun":
+                    again = replace(self.forward[name], name=f"{self.forward[name].name} again", kind="recompute")
+                    result.append(_Run(again, True))
+                else:
+                    result.append(_Run(self.page(name, out=False), True))
+            result.append(_Run(step))
+            if step.kind == "forward":
+                result += [_Run(self.page(t, out=True)) for t in sorted(paged) if self.makes(step, t)]
+        return result
+
+    @staticmethod
+    def makes(step: Step, tensor: str) -> bool:
+        return any(s.value == tensor for s in step.writes[0].spans)
+
+    def page(self, tensor: str, out: bool) -> Step:
+        """The copy of a tensor to the slower level, or back."""
+        v = self.schedule.values[tensor]
+        size = self.extent(tensor)
+        here = Arg("y", v.shape, v.dtype, (Span(tensor, 0, size),))
+        there = Arg("y", v.shape, v.dtype, (Span(paged_name(tensor), 0, size),))
+        if out:
+            return Step(f"page out {tensor}", "page_out", tensor, "y", (replace(here, tag="x0"),), (there,))
+        return Step(f"page in {tensor}", "page_in", tensor, "y", (replace(there, tag="x0"),), (here,))
+
+    def extent(self, tensor: str) -> int:
+        """Bytes of a value that steps touch: with its padding."""
+        return max(s.hi for step in self.schedule.steps for a in (*step.reads, *step.writes) for s in a.spans
+                   if s.value == tensor)  # fmt: skip
+
+    # -- copies -----------------------------------------------------------------------------------
+    def run(self) -> Schedule:
+        runs = self.live_runs(self.sequence())
+        values: dict[str, Value] = dict(self.schedule.values)
+        current: dict[str, str] = {}
+        steps: list[Step] = []
+        for run in runs:
+            step = run.step
+            reads = tuple(self.renamed(a, current) for a in step.reads)
+            old = dict(current)
+            if step.kind == "page_out":
+                t = step.op
+                name = paged_name(t)
+                values[name] = replace(values[t], name=name, level=PAGE_LEVEL)
+            if run.again:
+                for s in (s for a in step.writes for s in a.spans):
+                    current[s.value] = self.copy(s.value, values)
+            writes = tuple(self.renamed(a, current) for a in step.writes)
+            pairs = tuple((current.get(y, y), old.get(x, x)) for y, x in step.inplace)
+            steps.append(replace(step, reads=reads, writes=writes, inplace=pairs))
+        unique = self.unique(steps)
+        used = {s.value for step in unique for a in (*step.reads, *step.writes) for s in a.spans}
+        kept = MappingProxyType({n: v for n, v in values.items() if n in used})
+        return replace(self.schedule, values=kept, steps=unique)
+
+    @staticmethod
+    def renamed(arg: Arg, current: Mapping[str, str]) -> Arg:
+        if not any(s.value in current for s in arg.spans):
+            return arg
+        return replace(arg, spans=tuple(replace(s, value=current.get(s.value, s.value)) for s in arg.spans))
+
+    def copy(self, name: str, values: dict[str, Value]) -> str:
+        """Declare another value of the same tensor."""
+        number = 2
+        while f"{name} ({number})" in values:
+            number += 1
+        fresh = f"{name} ({number})"
+        values[fresh] = replace(values[name], name=fresh)
+        return fresh
+
+    @staticmethod
+    def unique(steps: list[Step]) -> tuple[Step, ...]:
+        """Steps with names of their own."""
+        count: dict[str, int] = {}
+        result = []
+        for step in steps:
+            n = count[step.name] = count.get(step.name, 0) + 1
+            result.append(step if n == 1 else replace(step, name=f"{step.name} ({n})"))
+        return tuple(result)
+
+    def live_runs(self, runs: list[_Run]) -> list[_Run]:
+        """Without reruns, fetches and page-outs whose outputs nobody reads, nor auxiliaries that a later run makes.
+
+        One walk from the end: a value is wanted from its readers back to the latest run that makes it.
+        """
+        wanted: set[str] = set()
+        kept: list[_Run] = []
+        for run in reversed(runs):
+            step = run.step
+            made = [s.value for a in step.writes for s in a.spans]
+            if (run.again or step.kind == "page_out") and not any(v in wanted for v in made):
+                continue
+            if run.again or step.kind == "forward":
+                first, *extra = step.writes
+                extra = [a for a in extra if any(s.value in wanted for s in a.spans)]
+                step = replace(step, writes=(first, *extra))
+            wanted.difference_update(made if (run.again or step.kind in ("forward", "page_out")) else ())
+            wanted.update(s.value for a in step.reads for s in a.spans)
+            kept.append(_Run(step, run.again))
+        kept.reverse()
+        return kept
+
+
+def paged_name(tensor: str) -> str:
+    """Name of a tensor's copy at the slower level."""
+    return f"{tensor} @{PAGE_LEVEL}"

@@ -1,0 +1,145 @@
+"""What may run again or be paged in again, and before which steps: a literal each.
+
+Retention intervals over time (as in Moccasin, Bartan et al., ICML 2023) with a literal for each
+start: a tensor's copies follow from where it is made again, and each is held from there to its last
+reader, so that nothing but the starts is decided (``rows`` counts the bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ortools.sat.python import cp_model
+
+from sparseplan.recompute import Savings
+from sparseplan.training import ALWAYS, MaybeStep, TrainingGraph
+
+if TYPE_CHECKING:
+    from sparseplan.solve.rows import Literals
+
+#: decisions of what may be done to hold less
+RECOMPUTE, PAGE = "recompute", "page"
+
+
+@dataclass(frozen=True)
+class Again:
+    """Literals of what runs again.
+
+    Attributes:
+        runs: (op, index of the step before which it may run again).
+        fetches: (tensor, index of the step before which it may be paged in).
+        paged: tensor to the literal that it is paged out; a fetch implies it.
+    """
+
+    runs: Mapping[tuple[str, int], cp_model.IntVar]
+    fetches: Mapping[tuple[str, int], cp_model.IntVar]
+    paged: Mapping[str, cp_model.IntVar]
+    producers: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.fetches)
+
+    def by_step(self, order: Mapping[str, MaybeStep]) -> dict[int, list[str]]:
+        """By step: the ops that may run (or whose outputs may come back) before it, in network order; "" for inputs."""
+        found: dict[int, set[str]] = {}
+        for op, i in self.runs:
+            found.setdefault(i, set()).add(op)
+        for tensor, i in self.fetches:
+            found.setdefault(i, set()).add(self.producers.get(tensor, ""))
+        rank = {op: n for n, op in enumerate(order)}
+        return {i: sorted(ops, key=lambda op: rank.get(op, -1)) for i, ops in found.items()}
+
+    def tensors(self, op: str, template: MaybeStep | None) -> tuple[str, ...]:
+        """Tensors that may come back at an op's turn: its output, or (for "") the network's inputs."""
+        if template is not None:
+            return (template.writes[0].spans[0].value,)
+        return tuple(sorted(t for t in self.paged if self.producers.get(t, "") == op))
+
+
+def slots(steps: Sequence[MaybeStep]) -> list[int]:
+    """Steps before which something may be made again: those behind the loss, no updates."""
+    loss = next(i for i, s in enumerate(steps) if s.kind == "loss")
+    return [i for i in range(loss + 1, len(steps)) if steps[i].kind in ("aux", "grad_param", "grad_input")]
+
+
+def last_uses(graph: TrainingGraph) -> dict[str, int]:
+    """Op to the last step that may want its output again, by itself or for what runs again behind it; -1 for none."""
+    made: dict[str, str] = {}
+    forward: dict[str, MaybeStep] = {}
+    last: dict[str, int] = {}
+    behind = False
+    for i, step in enumerate(graph.steps):
+        if step.kind == "forward":
+            forward[step.op] = step
+            made.update((s.value, step.op) for a in step.writes for s in a.spans)
+        elif behind:
+            for s in (s for a in step.reads for s in a.spans):
+                if s.value in made:
+                    last[made[s.value]] = i
+        behind = behind or step.kind == "loss"
+    for op, step in reversed(forward.items()):
+        for s in (s for a in step.reads for s in a.spans):
+            if s.value in made:
+                source = made[s.value]
+                last[source] = max(last.get(source, -1), last.get(op, -1))
+    return {op: last.get(op, -1) for op in forward}
+
+
+def candidates(
+    graph: TrainingGraph, allowed: Collection[str], bound: Collection[str]
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]], dict[str, str]]:
+    """(op, step) that may run again, (tensor, step) that may be fetched, and the op that makes each tensor.
+
+    ``bound``: values that adjoin others, which cannot come into being twice.
+    """
+    forward = {s.op: s for s in graph.steps if s.kind == "forward"}
+    producers = {s.writes[0].spans[0].value: op for op, s in forward.items()}
+    free = {op for op, s in forward.items() if not any(x.value in bound for a in s.writes for x in a.spans)}
+    last, where = last_uses(graph), slots(graph.steps)
+    runs = [(op, i) for op in forward if op in free for i in where if i <= last[op]] if RECOMPUTE in allowed else []
+    fetches: list[tuple[str, int]] = []
+    if PAGE in allowed:
+        ends = {t: last[op] for t, op in producers.items() if op in free}
+        for name, value in graph.values.items():
+            if value.role == "input" and name not in bound:
+                users = [op for op, s in forward.items() if any(x.value == name for a in s.reads for x in a.spans)]
+                direct = [i for i in where if any(x.value == name for a in graph.steps[i].reads for x in a.spans)]
+                ends[name] = max([*direct, *(last[op] for op in users)], default=-1)
+        fetches = [(t, i) for t, end in ends.items() for i in where if i <= end]
+    return runs, fetches, producers
+
+
+def named(graph: TrainingGraph, runs: Collection[tuple[str, int]], fetches: Collection[tuple[str, int]]) -> Savings:
+    """The chosen ones by names of steps."""
+    name = [s.name for s in graph.steps]
+    return Savings(frozenset((op, name[i]) for op, i in runs), frozenset((t, name[i]) for t, i in fetches))
+
+
+def used_at_once(graph: TrainingGraph, literals: Literals, again: Again, narrow: cp_model.IntVar) -> None:
+    """Under ``narrow``: what is made again is read by that very step, or by what is made again with it.
+
+    Good plans are nearly always of this kind (recompute as late as possible), though not all: an op whose
+    inputs are larger than its output may better run early.
+    """
+    forward = {s.op: s for s in graph.steps if s.kind == "forward"}
+    outputs = {op: {x.value for a in s.writes for x in a.spans} for op, s in forward.items()}
+    makers = {v: op for op, values in outputs.items() for v in values}
+    consumers: dict[str, set[str]] = {}
+    for op, s in forward.items():
+        for x in (x for a in s.reads for x in a.spans):
+            consumers.setdefault(makers.get(x.value, x.value), set()).add(op)
+    starts = [(key, op, outputs[op], literal) for key in again.runs for op, literal in [(key[0], again.runs[key])]]
+    for key, literal in again.fetches.items():
+        starts.append((key, again.producers.get(key[0], key[0]), {key[0]}, literal))
+    for (_, i), op, values, literal in starts:
+        step = graph.steps[i]
+        direct = literals.any(
+            (step.when if s.when == ALWAYS else s.when, a.pick if a.pick is not None else step.pick)
+            for a in step.reads for s in a.spans if s.value in values
+        )  # fmt: skip
+        readers = [again.runs[c, i] for c in sorted(consumers.get(op, ())) if (c, i) in again.runs]
+        if direct is not True:
+            clause = [literal.Not(), *readers, *([] if direct is False else [direct])]
+            literals.model.add_bool_or(clause).only_enforce_if(narrow)
