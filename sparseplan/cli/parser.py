@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from sparseplan.cli import planning, show, training
+from sparseplan.cli import planning, show, timing, training
 from sparseplan.cli.common import Handler
 from sparseplan.run.schedules import SCHEDULES
 from sparseplan.steps import FRACTIONS, OPTIMIZERS
@@ -47,6 +47,18 @@ def parser() -> argparse.ArgumentParser:
     _plan_arguments(sub)
     sub.add_argument("-o", "--out", metavar="FILE", help="write the plan as JSON")
     sub.add_argument("--figure", metavar="FILE", help="write a figure (png, svg, pdf)")
+    sub.add_argument("--tiles", action="store_true", help="also show how each pass is tiled into L1")
+    sub.add_argument("--train-samples", type=_positive, metavar="N", help="also tell what training on N samples takes")
+    sub.add_argument("--epochs", type=_positive, default=1, help="passes over them (default %(default)s)")
+    sub.add_argument("--accumulate", type=_positive, default=1, metavar="N",
+                     help="runs that share an update, with --gradients accumulate (default %(default)s)")  # fmt: skip
+
+    sub = command("calibrate", "Fit a device's rates to measurements of your own, and write a TOML device.", timing.fit)
+    sub.add_argument("measurements", metavar="CSV", help="columns op, pass, dtype, macs, cycles, …; see docs/time.md")
+    sub.add_argument("--device", required=True, help="a preset or a TOML file, whose rows are replaced or added to")
+    sub.add_argument("--clock", metavar="HZ", help="clock of the measurements, such as 370MHz (default: the device's)")
+    sub.add_argument("--name", help="name of the device that is written (default: the same)")
+    sub.add_argument("-o", "--out", metavar="FILE", help="write the device as TOML (default: print it)")
 
     sub = command("pareto", "Find every plan that no other beats in both value and bytes.", planning.pareto)
     _network_argument(sub)

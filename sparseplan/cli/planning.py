@@ -9,6 +9,7 @@ from typing import Any
 from sparseplan import api, report, sweep
 from sparseplan.atomic import write_text
 from sparseplan.baselines import baselines
+from sparseplan.cli import timing
 from sparseplan.cli.common import (
     named_units,
     problem_of,
@@ -41,7 +42,8 @@ def plan(args: argparse.Namespace) -> int:
         write_plan(answer, args.out)
     if args.figure and answer.feasible:
         report.save_figure(answer, args.figure)
-    show(args, report.summary(answer), report.describe(answer))
+    data, text = timing.told(args, answer)
+    show(args, {**report.summary(answer), **data}, "\n\n".join((report.describe(answer), *text)))
     return 0 if answer.feasible else 1
 
 

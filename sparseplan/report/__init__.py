@@ -11,6 +11,8 @@ from sparseplan.report.plans import (
     save_figure,
     summary,
 )
+from sparseplan.report.tiles import tile_rows, tile_text
+from sparseplan.report.time import time_text
 
 __all__ = [
     "KINDS",
@@ -24,5 +26,8 @@ __all__ = [
     "save_figure",
     "save_front_figure",
     "summary",
+    "tile_rows",
+    "tile_text",
+    "time_text",
     "trained_text",
 ]
