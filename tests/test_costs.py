@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sparseplan as sp
+from sparseplan.autodiff import trace
 from sparseplan.costs import (
     Missing,
     PlanCosts,
@@ -20,8 +21,11 @@ from sparseplan.costs import (
     Work,
     cycle_terms,
     cycles_of,
+    cycles_within,
     explain,
     missing_rows,
+    pass_name,
+    picojoules_of,
     plan_costs,
     price,
     step_costs,
@@ -34,6 +38,7 @@ from sparseplan.ops import infos, op_def
 from sparseplan.rates import ByteEnergy, ByteRate, DmaStart, MacEnergy, Power, StartUp
 from sparseplan.solve.tile import tile_of
 from sparseplan.steps import Arg, Span, Step
+from sparseplan.training import holds
 
 PLAIN = Device("plain", "", (Level("L2"), Level("flash")), mac_rates=(MacRate("*", "*", "*", 2.0),))
 TILED = Device(
@@ -276,6 +281,71 @@ def test_energy() -> None:
     idle = costs_of(mac_energy=(MacEnergy("*", 1e-9),), byte_energy=moving, power=(Power("idle", 0.1),))
     assert idle.joules == pytest.approx((parts.joules or 0) + 0.1 * (idle.seconds or 0))
     assert idle.energy_basis == "joules a MAC and a byte, and 0.1 W throughout"
+
+
+def test_integers_for_a_constraint() -> None:
+    device = replace(TILED, power=(Power("active", 0.5),))
+    assert cycles_within(device, seconds=0.002) == 2000
+    assert cycles_within(device, joules=0.002) == 4000
+    assert cycles_within(device, seconds=0.003, joules=0.002) == 3000
+    work = Work("conv", "forward", "bf16", 400)
+    assert picojoules_of(device, work) == 0.5 * 100 / 1e6 * 1e12
+    parts = replace(TILED, mac_energy=(MacEnergy("*", 2e-12),), clock_hz=None)
+    assert picojoules_of(parts, work) == 800
+    for call, words in (
+        (lambda: cycles_within(device), "give one of them"),
+        (lambda: cycles_within(device, seconds=0), "seconds=0 must be a number above 0"),
+        (lambda: cycles_within(TILED, joules=1), "energy is unknown: device 'tiled' has no power_watts for active"),
+        (lambda: cycles_within(parts, seconds=1), "time is unknown: device 'tiled' has no clock_hz"),
+        (lambda: picojoules_of(TILED, work), "has no power_watts for active"),
+        (lambda: picojoules_of(replace(device, mac_rates=()), work), "has no mac_per_cycle for conv/forward/bf16"),
+    ):
+        with pytest.raises(DeviceError) as error:
+            call()
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_graph_of_steps_that_may_run_prices_as_the_schedule(batch: int) -> None:
+    """What a solver adds up under conditions is what a verifier adds up over the steps that run."""
+    plan = sp.plan(small(), TILED, must=("conv1.weight@1/2", "conv0.bias"), may=("conv1.weight@1/2", "conv0.bias"),
+                   batch=batch)  # fmt: skip
+    options = plan.problem.options
+    graph = trace(small(), options, plan.problem.choices)
+    chosen = graph.chosen(sp.UpdateSet(dict(plan.update)))
+    tiles = {(t.op, t.pass_): t for t in plan.tiles}
+    total = 0
+    for s in graph.steps:
+        if not holds(s.when, chosen) or (s.pick is not None and graph.picks[s.pick[0]].op not in plan.picks):
+            continue
+        if s.pick is not None and graph.picks[s.pick[0]].options[s.pick[1]] != plan.picks[graph.picks[s.pick[0]].op]:
+            continue
+        work = work_of(s, 0, TILED, "bf16", info=graph.infos.get(s.op), batch=batch,
+                       tile=tiles.get((s.op, pass_name(s.kind, s.target))))  # fmt: skip
+        base, terms = cycle_terms(TILED, work, s.macs)
+        total += base + sum(n for when, n in terms if holds(when, chosen))
+    costs = plan_costs(plan)
+    assert costs.cycles is not None
+    # a step that may run counts all its arguments: updates in part then count as the whole
+    assert costs.cycles <= total <= costs.cycles * 1.05
+
+
+@pytest.mark.parametrize(("saving", "phase"), [("recompute", "recompute"), ("page", "paging")])
+def test_what_is_run_again_or_paged_has_its_price(saving: str, phase: str) -> None:
+    device = replace(load_device("gap9"), mac_rates=TILED.mac_rates, dma_rates=TILED.dma_rates)
+    roomy = sp.plan("upydnet", device, must=("decoder0.*", "ups0.*"), may=("decoder0.*", "ups0.*"), concat="split")
+    least = roomy.lower_bound_bytes["L2"]
+    tight = sp.plan("upydnet", device, l2=least - 4000, must=("decoder0.*", "ups0.*"), may=("decoder0.*", "ups0.*"),
+                    savings=(saving,))  # fmt: skip
+    assert tight.feasible
+    costs = plan_costs(tight)
+    kinds = {s.kind for s in tight.steps}
+    assert kinds & {"recompute", "page_out", "page_in"}
+    assert (costs.phases[phase] or 0) > 0
+    assert (costs.cycles or 0) > (plan_costs(roomy).cycles or 0)
+    if saving == "page":
+        paged = sum(2 * math.prod(a.shape) for s in tight.steps if s.kind in ("page_out", "page_in") for a in s.reads)
+        assert costs.traffic[("L2", "L3")] == paged
 
 
 def test_without_a_clock_there_are_cycles_and_no_seconds() -> None:

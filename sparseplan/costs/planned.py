@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sparseplan.costs.cycles import Cycles, Missing, Transfer, Work, explain, legs, missing_rows, price
+from sparseplan.costs.cycles import Cycles, Missing, Work, explain, legs, missing_rows, price
+from sparseplan.costs.energy import basis_of, energy_gaps, joules_of
 from sparseplan.costs.work import away_from_main, pass_name, work_of
 from sparseplan.device import Device
 from sparseplan.errors import DeviceError, PlanError
@@ -126,12 +127,7 @@ class PlanCosts:
     @property
     def energy_basis(self) -> str:
         """What joules follow from: power, MACs and bytes, or nothing known."""
-        if (watts := self.device.watts("active")) is not None:
-            return f"{watts:g} W while it trains"
-        if not self._energy_gaps():
-            idle = self.device.watts("idle")
-            return "joules a MAC and a byte" + ("" if idle is None else f", and {idle:g} W throughout")
-        return ""
+        return basis_of(self.device, self._works)
 
     @property
     def unknown(self) -> str | None:
@@ -142,12 +138,10 @@ class PlanCosts:
     @property
     def energy_unknown(self) -> str | None:
         """One line on what is missing for energy, or None."""
-        if self.device.watts("active") is not None:
-            return self.unknown and self.unknown.replace("time is", "energy is", 1)
-        gaps = self._energy_gaps()
-        if gaps and not self.device.mac_energy and not self.device.byte_energy:
-            return explain(self.device, gaps[:1], "energy")  # one figure of power would do
-        return explain(self.device, gaps or self.missing, "energy") if gaps or self.missing else None
+        gaps = [*energy_gaps(self.device, self._works)]
+        if self.device.power:
+            gaps += [*self.missing] + ([Missing("clock_hz")] if self.device.clock_hz is None else [])
+        return explain(self.device, gaps, "energy") if gaps else None
 
     def require(self) -> PlanCosts:
         """Itself, where time is known.
@@ -202,36 +196,11 @@ class PlanCosts:
         return None if cycles is None or self.device.clock_hz is None else cycles / self.device.clock_hz
 
     def _joules(self, cycles: int | None, steps: Sequence[StepCost]) -> float | None:
-        seconds, active = self._seconds(cycles), self.device.watts("active")
-        if active is not None:
-            return None if seconds is None else active * seconds
-        if self._energy_gaps():
-            return None
-        idle = self.device.watts("idle")
-        if idle is not None and seconds is None:
-            return None
-        joules = 0.0 if idle is None or seconds is None else idle * seconds
-        for work in (s.work for s in steps):
-            if work.macs:
-                joules += work.macs * (self.device.joules_per_mac(self.dtype) or 0.0)
-            for t in work.transfers:
-                joules += t.bytes * sum(self._byte_energy(pair, t) or 0.0 for pair in legs(self.device, t))
-        return joules
+        return joules_of(self.device, (s.work for s in steps), cycles)
 
-    def _byte_energy(self, pair: tuple[str, str], transfer: Transfer) -> float | None:
-        """Joules a byte; of the dearer direction where bytes go both ways."""
-        ways = [pair, (pair[1], pair[0])] if transfer.both else [pair]
-        found = [self.device.joules_per_byte(*way) for way in ways]
-        return None if None in found else max(e for e in found if e is not None)
-
-    def _energy_gaps(self) -> list[Missing]:
-        """What joules would need without a figure of active power."""
-        gaps = []
-        if self.device.joules_per_mac(self.dtype) is None:
-            gaps.append(Missing("joules_per_mac", (self.dtype,)))
-        for t in (t for s in self.steps for t in s.work.transfers if t.bytes):
-            gaps += [Missing("joules_per_byte", p) for p in legs(self.device, t) if self._byte_energy(p, t) is None]
-        return [Missing("power_watts", ("active",)), *dict.fromkeys(gaps)] if gaps else []
+    @property
+    def _works(self) -> list[Work]:
+        return [s.work for s in self.steps]
 
 
 def plan_costs(plan: Plan, network: Network | None = None) -> PlanCosts:

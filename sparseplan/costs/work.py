@@ -98,7 +98,7 @@ def work_of(
     where = levels or {}
     pass_, kind = pass_name(step.kind, step.target), step.op if info is None else info.kind
     if step.kind in ("page_out", "page_in"):
-        return _paging(step, kind, dtype, where)
+        return _paging(step, dtype, where)
     args = (*step.reads, *step.writes)
     size = sum(map(_bytes, args))
     space = None
@@ -116,13 +116,13 @@ def work_of(
     return _once(device, Work(kind, pass_, dtype, macs, size), len(args), away)
 
 
-def _paging(step: AnyStep, kind: str, dtype: str, where: Mapping[str, str]) -> Work:
+def _paging(step: AnyStep, dtype: str, where: Mapping[str, str]) -> Work:
     source, target = (MAIN, PAGED) if step.kind == "page_out" else (PAGED, MAIN)
     from_, to = {_level(a, where) for a in step.reads}, {_level(a, where) for a in step.writes}
     if len(from_) == len(to) == 1 and from_ != to:  # the values themselves tell
         source, target = *from_, *to
     size = max(sum(map(_bytes, step.reads)), sum(map(_bytes, step.writes)))
-    return Work(kind, step.kind, dtype, calls=0, transfers=(Transfer(source, target, size),))
+    return Work(step.kind, step.kind, dtype, calls=0, transfers=(Transfer(source, target, size),))
 
 
 def _tiled(
