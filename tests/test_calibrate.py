@@ -259,3 +259,11 @@ def test_any_text_is_written_and_read_again(title: str, notes: str) -> None:
     again = parse_device(text)
     assert again == device
     assert again.dma_starts[0].origin == title
+
+
+def test_the_example_of_the_docs_is_read() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "time.md").read_text(encoding="utf-8")
+    found = fit(text.split("```csv\n")[1].split("```")[0], load_device("gap9"))
+    assert found.device.mac_per_cycle("conv", "forward", "bf16") == pytest.approx(3.08, rel=0.05)
+    assert found.device.dma_bytes_per_cycle("L2", "L1") == pytest.approx(65536 / 8800, rel=1e-4)
+    assert found.device.watts("active") is not None

@@ -8,6 +8,7 @@ from sparseplan import api, report, zoo
 from sparseplan.cli.common import show
 from sparseplan.device import load_device, presets
 from sparseplan.inspection import inspect_rows
+from sparseplan.rates import tables_to_data
 from sparseplan.tables import table
 
 
@@ -37,9 +38,9 @@ def devices(args: argparse.Namespace) -> int:
         rows.append({"device": name, "title": device.title, "levels": levels,
                      "reserved": {v.name: v.reserved for v in device.levels},
                      "alignment": device.level("L2").alignment, "sources": list(device.sources),
-                     "notes": device.notes})  # fmt: skip
+                     "rates": tables_to_data(device.rows()), "notes": device.notes})  # fmt: skip
         body.append([name, device.title, *(_size(levels, v) for v in ("L1", "L2", "L3", "flash"))])
-    note = "Bytes; '?' is not known, '-' is not there. `sparseplan devices --json` adds sources and notes."
+    note = "Bytes; '?' is not known, '-' is not there. `sparseplan devices --json` adds sources, rates and notes."
     show(
         args, rows, table(("device", "title", "L1", "L2", "L3", "flash"), body, [False] * 2 + [True] * 4) + "\n" + note
     )

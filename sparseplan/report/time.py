@@ -9,10 +9,10 @@ def time_text(costs: PlanCosts, training: Training | None = None) -> str:
     """What a run takes, and a whole training if given; what is unknown in one line, with what to do."""
     lines = []
     cycles = costs.cycles
+    run = "a sample" if costs.batch == 1 else f"a run of {costs.batch} samples"
     if cycles is None:
         lines.append(costs.unknown or "time is unknown")
     else:
-        run = "a sample" if costs.batch == 1 else f"a run of {costs.batch} samples"
         phases = ", ".join(f"{phase} {n:,}" for phase, n in costs.phases.items() if n is not None)
         told = f"time {run}: {cycles:,} cycles ({phases})"
         if costs.seconds is not None:
@@ -24,15 +24,14 @@ def time_text(costs: PlanCosts, training: Training | None = None) -> str:
         moved = ", ".join(f"{a}-{b} {n:,} B" for (a, b), n in costs.traffic.items())
         lines.append(f"moved between levels, both ways: {moved}")
     if costs.joules is not None:
-        lines.append(f"energy: {energy(costs.joules)} ({costs.energy_basis})")
+        lines.append(f"energy {run}: {energy(costs.joules)} ({costs.energy_basis})")
     elif cycles is not None and costs.energy_unknown is not None:
         lines.append(costs.energy_unknown)
     if training is not None:
         epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
-        parts = [f"{training.cycles:,} cycles"]
-        parts += [] if training.seconds is None else [duration(training.seconds)]
+        parts = [] if training.seconds is None else [duration(training.seconds)]
         parts += [] if training.joules is None else [energy(training.joules)]
-        lines.append(f"{training.samples:,} samples, {epochs}: {', '.join(reversed(parts))}")
+        lines.append(f"{training.samples:,} samples, {epochs}: {', '.join([*parts, f'{training.cycles:,} cycles'])}")
     if cycles is not None:
         lines += [f"  {note}" for note in costs.notes]
     return "\n".join(lines)
