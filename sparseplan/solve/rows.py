@@ -204,8 +204,8 @@ class _Rows:
         #: value -> (position, literal) of each step that would read it again; makes it again
         self.reads: dict[str, list[tuple[int, int, int, Literal]]] = {}
         self.makes: dict[str, dict[int, Literal]] = {}
-        #: values that are made by a step whatever comes of them (an op's output, unlike its auxiliaries)
-        self.outputs = {s.writes[0].spans[0].value for s in self.forward.values()}
+        #: values that a step makes only where somebody reads them, unlike an op's output
+        self.optional = {name for name, v in graph.values.items() if v.role == "auxiliary"}
         for p, op in self.extra:
             self._run_again(p, op)
         #: (position, value) -> literal by which a value that may be overwritten counts there
@@ -286,7 +286,7 @@ class _Rows:
         makes = self.makes.get(name, {})
         events = sorted({*base, *reads, *makes}, reverse=True)
         born = 0 if self.graph.values[name].role == "input" else min(base)
-        born_here = born if makes and name not in self.outputs else -1
+        born_here = born if makes and name in self.optional else -1
         segments: list[tuple[int, int, Literal]] = []
         after: dict[int, Literal] = {}
         low: Literal = False  # what is known from behind the latest run, and of reruns that read
@@ -304,7 +304,7 @@ class _Rows:
                 conditions += base[p]
                 here = self.at_least(low, self.literals.any(conditions))
             elif p in makes:
-                here = self.at_least(alive, makes[p]) if name in self.outputs else alive
+                here = alive if name in self.optional else self.at_least(alive, makes[p])
                 low, conditions = self.unless(alive, makes[p]), []
             else:
                 here = low = self.at_least(alive, reads[p])

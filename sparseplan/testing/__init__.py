@@ -30,7 +30,7 @@ from sparseplan.testing.optima import (
     renamed,
 )
 from sparseplan.testing.peers import Option, brute_force, count_update_sets, greedy, plan_of
-from sparseplan.testing.rows import check_rows
+from sparseplan.testing.rows import check_rows, check_rows_with_savings
 from sparseplan.testing.selftest import SelftestReport, SelftestRow, selftest
 from sparseplan.testing.strategies import budgets, devices, networks, options, problems, trainable_networks, values
 from sparseplan.testing.theorems import TheoremError, check_accepted, check_json, check_runs_within_budget, check_spec
@@ -53,6 +53,7 @@ __all__ = [
     "check_pruned_gradients",
     "check_renaming",
     "check_rows",
+    "check_rows_with_savings",
     "check_runs_within_budget",
     "check_same_seed",
     "check_spec",

@@ -8,10 +8,11 @@ from dataclasses import replace
 from sparseplan.autodiff import trace
 from sparseplan.liveness import analyse
 from sparseplan.problem import Problem
+from sparseplan.recompute import Savings, apply
 from sparseplan.solve.cpsat import Limits, solve
 from sparseplan.solve.rows import Row
 from sparseplan.solve.select import Program
-from sparseplan.steps import MAIN, UpdateSet
+from sparseplan.steps import MAIN, Schedule, UpdateSet
 from sparseplan.testing.theorems import describe, require
 from sparseplan.training import holds
 from sparseplan.units import align_up
@@ -58,3 +59,65 @@ def check_rows(problem: Problem, update: Mapping[str, float], picks: Mapping[str
     alignment = problem.device.level(problem.options.frozen).alignment
     frozen, counted = read(program.frozen), sum(align_up(v.bytes, alignment) for v in stay)
     require(frozen == counted, f"frozen parameters: row={frozen}, schedule={counted} {about}")
+
+
+def kept_savings(base: Schedule, savings: Savings) -> Savings:
+    """Those reruns and fetches that some step depends on: what ``apply`` leaves of them, by its own account."""
+    named = {s.name for s in base.steps}
+    reruns, fetches, waiting = set(), set(), []
+    for step in apply(base, savings).steps:
+        if step.name in named:
+            for w in waiting:
+                (reruns if w.kind == "recompute" else fetches).add((w.op, step.name))
+            waiting = []
+        elif step.kind != "page_out":
+            waiting.append(step)
+    return Savings(frozenset(reruns), frozenset(fetches))
+
+
+def check_rows_with_savings(
+    problem: Problem, update: Mapping[str, float], picks: Mapping[str, str], savings: Savings
+) -> None:
+    """With everything decided, the lowest peak that the solver's rows allow is the one that liveness counts.
+
+    So it is with the reruns and fetches of which something is read. What nobody reads is never made, but may cost
+    bytes in the rows: with it the rows allow no less. MACs likewise.
+    """
+    program = Program(replace(problem, must={}, ties=()), trace(problem.network, problem.options, problem.choices), [])
+    base = program.graph.restrict(UpdateSet(update), picks)
+    kept = kept_savings(base, savings)
+    schedule = apply(base, kept)
+    peak, macs = analyse(schedule).peak(), sum(schedule.macs.values())
+    about = f"at update={dict(update)}, picks={dict(picks)}, {kept} {describe(problem)}"
+    require(schedule == apply(base, savings), f"reruns that nobody reads change the schedule {about}")
+    counted, row = _least_peak(program, update, picks, kept)
+    require(counted == peak, f"least peak of the rows={counted}, of liveness={peak} {about}")
+    require(row == macs, f"MACs: row={row}, schedule={macs} {about}")
+    if savings != kept:
+        counted, row = _least_peak(program, update, picks, savings)
+        require(counted >= peak, f"with what nobody reads, rows={counted} < liveness={peak} {about}")
+        require(row >= macs, f"with what nobody reads, MACs: row={row} < schedule={macs} {about}")
+
+
+def _least_peak(
+    program: Program, update: Mapping[str, float], picks: Mapping[str, str], savings: Savings
+) -> tuple[int, int]:
+    """Least peak and MACs of the model once everything is decided."""
+    graph, literals, model = program.graph, program.literals, program.model.clone()
+    chosen = graph.chosen(UpdateSet(update))
+    for bit, atom in literals.atoms.items():
+        model.add(atom == int(bool(bit & chosen)))
+    for p, options in zip(graph.picks, literals.picks, strict=True):
+        model.add(options[p.options.index(picks.get(p.op, p.options[0]))] == 1)
+    name = [s.name for s in graph.steps]
+    for table, taken in ((program.again.runs, savings.reruns), (program.again.fetches, savings.fetches)):
+        missing = taken - {(what, name[i]) for what, i in table}
+        require(not missing, f"the model knows nothing of {sorted(missing)}")
+        for (what, i), literal in table.items():
+            model.add(literal == int((what, name[i]) in taken))
+    peak = program.peak(model)
+    model.minimize(peak)
+    outcome = solve(model, Limits())
+    require(outcome.solved, f"the model refuses {savings} at update={dict(update)} {describe(program.problem)}")
+    macs = program.macs.constant + sum(n * outcome.values[i] for i, n in program.macs.terms.items())
+    return int(outcome.objective or 0), int(macs)
