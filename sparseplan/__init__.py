@@ -11,6 +11,7 @@ from __future__ import annotations
 from sparseplan import importers, tasks, value, zoo
 from sparseplan.api import network, plan, problem, read_values
 from sparseplan.builder import NetworkBuilder, init_parameters
+from sparseplan.costs import PlanCosts, plan_costs
 from sparseplan.device import Device, load_device
 from sparseplan.errors import SparseplanError
 from sparseplan.network import Network, Op, Tensor
@@ -31,6 +32,7 @@ __all__ = [
     "NetworkBuilder",
     "Op",
     "Plan",
+    "PlanCosts",
     "Problem",
     "SparseplanError",
     "Tensor",
@@ -47,6 +49,7 @@ __all__ = [
     "network",
     "pareto",
     "plan",
+    "plan_costs",
     "problem",
     "read_plan",
     "read_values",

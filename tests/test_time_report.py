@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import sparseplan as sp
-from sparseplan.calibrate import device_to_toml
+from sparseplan.calibrate import calibrate, device_to_toml, parse_measurements, template
 from sparseplan.cli import main
 from sparseplan.cli.timing import clock_of
 from sparseplan.costs import plan_costs
 from sparseplan.device import load_device
-from sparseplan.errors import ProblemError
-from sparseplan.rates import DmaStart, MacRate, Power
+from sparseplan.errors import DataError, ProblemError
+from sparseplan.rates import ByteRate, DmaStart, MacRate, Power
 from sparseplan.report import tile_rows, tile_text, time_text
 from sparseplan.report.time import duration, energy
 
@@ -149,6 +149,31 @@ def test_calibrate_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_p
     assert code == 2
     assert "line 2, column cycles: cycles='none' is no number" in err
     assert call(capsys, *argv[:4], "--clock", "fast")[0] == 2
+
+
+def test_what_to_measure_is_enough(plan: sp.Plan, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The kernels of a plan, measured as a device with known rates would, give these rates back: same cycles."""
+    known = replace(
+        GAP9,
+        mac_rates=(*GAP9.mac_rates, MacRate("conv", "weight", "*", 1.25), MacRate("leaky_relu", "*", "*", 0.5)),
+        byte_rates=(ByteRate("*", "*", "*", 3.0),),
+        dma_starts=(DmaStart("L2", "L1", 100.0), DmaStart("L1", "L2", 100.0)),
+    )  # fmt: skip
+    costs = plan_costs(replace(plan, problem=replace(plan.problem, device=known)))
+    blank = load_device("gap9")
+    found = calibrate(parse_measurements(template(costs, filled=True), "own.csv", known.clock_hz), blank, "own.csv")
+    assert found.mape < 1e-3
+    again = plan_costs(replace(plan, problem=replace(plan.problem, device=found.device)))
+    assert again.missing == ()
+    assert again.cycles == pytest.approx(costs.cycles, rel=2e-3)
+    assert found.device.mac_per_cycle("conv", "weight", "bf16") == pytest.approx(1.25, rel=0.01)
+    path = tmp_path / "todo.csv"
+    plan_json(capsys, "--device", "gap9", "--measure", str(path))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("op,pass,dtype,macs,bytes,calls,dma_bytes,transfers")
+    assert any(line.startswith("conv,weight,bf16,1327104,,1,36864,3,,,1,,") for line in lines)
+    with pytest.raises(DataError, match="line 2, column cycles: cycles='' is empty"):
+        parse_measurements(path.read_text(encoding="utf-8"))
 
 
 def test_clocks() -> None:

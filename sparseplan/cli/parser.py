@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=_positive, default=1, help="passes over them (default %(default)s)")
     sub.add_argument("--accumulate", type=_positive, default=1, metavar="N",
                      help="runs that share an update, with --gradients accumulate (default %(default)s)")  # fmt: skip
+    sub.add_argument("--measure", metavar="CSV", help="write what to measure for `calibrate`, cycles left empty")
 
     sub = command("calibrate", "Fit a device's rates to measurements of your own, and write a TOML device.", timing.fit)
     sub.add_argument("measurements", metavar="CSV", help="columns op, pass, dtype, macs, cycles, …; see docs/time.md")

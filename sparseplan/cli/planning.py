@@ -34,7 +34,7 @@ from sparseplan.weights import read_weights
 
 def plan(args: argparse.Namespace) -> int:
     """The best plan."""
-    writable(args.out, args.figure)
+    writable(args.out, args.figure, args.measure)
     asked = problem_of(args)
     answer = api.plan(asked, time_limit=args.time_limit, seed=args.seed, progress=progress)
     progress_end()

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparseplan import report
 from sparseplan.atomic import write_text
-from sparseplan.calibrate import Calibration, calibrate, device_to_toml, read_measurements
+from sparseplan.calibrate import Calibration, calibrate, device_to_toml, read_measurements, template
 from sparseplan.cli.common import show, writable
 from sparseplan.costs import plan_costs
 from sparseplan.device import load_device
@@ -30,6 +30,8 @@ def told(args: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], list[str
         if args.train_samples is not None and costs.cycles is not None:
             training = costs.for_training(args.train_samples, args.epochs, args.accumulate)
         data["time"] = costs.to_json()
+        if args.measure:
+            write_text(args.measure, template(costs))
         if args.train_samples is not None:
             data["training"] = None if training is None else {
                 "samples": training.samples, "epochs": training.epochs, "runs": training.runs,

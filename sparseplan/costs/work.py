@@ -96,7 +96,9 @@ def work_of(
         levels: level of each value that does not live in L2.
     """
     where = levels or {}
-    pass_, kind = pass_name(step.kind, step.target), step.op if info is None else info.kind
+    pass_ = pass_name(step.kind, step.target)
+    # without an op, a loss has its own kind, and anything else is called after its step's
+    kind = info.kind if info is not None else step.op if step.kind == "loss" else step.kind
     if step.kind in ("page_out", "page_in"):
         return _paging(step, dtype, where)
     args = (*step.reads, *step.writes)
