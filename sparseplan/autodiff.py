@@ -8,27 +8,25 @@ never come into being.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from sparseplan.dtypes import bytes_of
-from sparseplan.errors import NetworkError, ProblemError, near
-from sparseplan.layout import Composites, whole
+from sparseplan.arguments import Arguments
+from sparseplan.errors import ProblemError, near
+from sparseplan.layout import whole
 from sparseplan.network import Network, Op
-from sparseplan.ops import OpDef, OpInfo, infos, loss_def, op_def
+from sparseplan.ops import OpInfo, infos, loss_def
 from sparseplan.ops.base import Alternatives, Fraction
 from sparseplan.steps import (
     FRACTIONS,
-    MAIN,
     OPTIMIZERS,
     TARGET,
     Schedule,
     TrainingOptions,
     UpdateSet,
-    Value,
-    ValueRole,
     allowed_levels,
     reached_by_gradient,
 )
@@ -37,13 +35,11 @@ from sparseplan.training import (
     NEVER,
     Levels,
     MaybeArg,
-    MaybeSpan,
     MaybeStep,
     Pick,
     TrainingGraph,
     any_of,
 )
-from sparseplan.units import align_up
 
 
 def differentiate(
@@ -86,24 +82,17 @@ def trace(
     return _Walk(network, options, choices).run()
 
 
-class _Walk:
+class _Walk(Arguments):
     """State of one walk; ``run`` is the order of things."""
 
     def __init__(self, network: Network, options: TrainingOptions, choices: Mapping[str, Sequence[float]]) -> None:
-        self.network, self.options = network, options
-        self.infos = infos(network)
-        self.defs: dict[str, OpDef] = {op.name: op_def(op.kind) for op in network.ops}
-        self.values: dict[str, Value] = {}
-        self.value_when: dict[str, int] = {}
+        super().__init__(network, infos(network), options)
         self.steps: list[MaybeStep] = []
         self.forward_index: dict[str, int] = {}
         self.picks: list[Pick] = []
         self.deferred: list[MaybeStep] = []
         self.loss_output = network.outputs[0]
-        self.composites = Composites(network, self.infos, options)
-        self.spans = self.composites.spans
         self._reach()
-        self.levels: dict[str, Levels] = {}
         bit = 1
         for name in choices:
             if name not in network.owner:
@@ -114,9 +103,10 @@ class _Walk:
             fractions: tuple[tuple[float, int | None], ...] = ()
             if name in choices and len(choices[name]):
                 op, slot = network.owner[name]
+                users = network.users[name]
                 if network.tensor[name].dtype == "int8":
                     raise ProblemError(f"parameter {name!r} is int8 and cannot be updated; freeze it")
-                if op.name not in self.grad_reach:
+                if not any(user.name in self.grad_reach for user, _ in users):
                     raise ProblemError(
                         f"parameter {name!r} cannot be updated: no gradient reaches op {op.name!r} from the loss"
                     )
@@ -125,11 +115,19 @@ class _Walk:
                     raise ProblemError(
                         f"parameter {name!r} has no update of fractions {list(choices[name])}: none keeps a channel"
                     )
+                cuts = {self.defs[user.name].fraction(self.infos[user.name], s) for user, s in users}
+                if len(cuts) > 1 and any(kept is not None for _, kept in fractions):
+                    raise ProblemError(
+                        f"parameter {name!r}: ops {[user.name for user, _ in users]} use it, and would cut it in "
+                        f"different ways; choose the fraction 1 only, not {list(choices[name])}"
+                    )
             atoms = tuple(bit << i for i in range(len(fractions)))
             bit <<= len(fractions)
             self.levels[name] = Levels(fractions, atoms)
         self._upstream()
-        self.grad_written: set[str] = set()
+        #: backward steps to come for each parameter; its update follows the last
+        self.users_left = {p: sum(op.name in self.grad_reach for op, _ in users) for p, users in network.users.items()}
+        self.param_written: set[str] = set()
 
     # -- what lies where in the graph -------------------------------------------------------
     def _reach(self) -> None:
@@ -145,7 +143,6 @@ class _Walk:
 
     def _upstream(self) -> None:
         """``up[root]``: any parameter at or upstream of a root value is updated."""
-        self.up: dict[str, int] = {}
         for op in self.relevant:
             if self.composites.free(op):
                 continue
@@ -154,85 +151,6 @@ class _Walk:
                 if self.defs[op.name].differentiable(self.infos[op.name], slot):
                     masks += [self.up.get(v, NEVER) for v, _, _ in self.spans[t]]
             self.up[op.output] = any_of(*masks)
-
-    # -- values and arguments -----------------------------------------------------------------
-    def value(self, name: str, role: ValueRole, shape: tuple[int, ...], dtype: str, tensor: str,
-              when: int = ALWAYS, persistent: bool = False, scale: float | None = None) -> str:  # fmt: skip
-        """Declare a value (once) and return its name."""
-        if name not in self.values:
-            size = bytes_of(math.prod(shape), dtype)
-            self.values[name] = Value(name, role, shape, dtype, size, tensor, persistent, MAIN, scale)
-            self.value_when[name] = when
-        elif self.values[name].role != role:
-            raise NetworkError(f"tensor name {name!r} is reserved by the training step; rename the tensor")
-        return name
-
-    def padded(self, name: str) -> int:
-        return align_up(self.values[name].bytes, self.options.alignment)
-
-    def batched(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (self.options.batch, *shape)
-
-    def tensor_dtype(self, name: str) -> str:
-        return self.network.tensor[name].dtype or self.options.dtype
-
-    def arg(self, tag: str, tensor: str, pick: tuple[int, int] | None = None) -> MaybeArg:
-        """An activation or input in whole."""
-        for root, _, _ in self.spans[tensor]:
-            t = self.network.tensor[root]
-            role: ValueRole = "input" if t.role == "input" else "activation"
-            self.value(root, role, self.batched(t.shape), self.tensor_dtype(root), root, scale=t.scale)
-        spans = tuple(MaybeSpan(v, 0, self.padded(v), ALWAYS) for v, _, _ in self.spans[tensor])
-        shape = self.batched(self.network.tensor[tensor].shape)
-        return MaybeArg(tag, shape, self.tensor_dtype(self.spans[tensor][0][0]), spans, pick)
-
-    def param_arg(self, tag: str, name: str, pick: tuple[int, int] | None = None) -> MaybeArg:
-        t = self.network.tensor[name]
-        dtype = self.tensor_dtype(name)
-        when = ALWAYS
-        if self.options.frozen != MAIN:  # only updated parameters take main memory
-            when = self.levels[name].atoms[0] if self.levels[name].atoms else NEVER
-        self.value(name, "parameter", t.shape, dtype, name, when, persistent=True, scale=t.scale)
-        return MaybeArg(tag, t.shape, dtype, whole(name, self.padded(name)), pick)
-
-    def prefix_arg(
-        self, tag: str, tensor: str, cut: Fraction, levels: Levels, pick: tuple[int, int] | None
-    ) -> MaybeArg:
-        """The leading rows of an input that the kept units of a parameter need."""
-        arg = self.arg(tag, tensor, pick)
-        if cut.rows is None or self.options.batch > 1:
-            return arg  # rows of several samples do not adjoin, so the whole is held
-        shape = self.network.tensor[tensor].shape
-        row = bytes_of(math.prod(shape[1:]), arg.dtype)
-        spans: list[MaybeSpan] = []
-        done = 0
-        for (_, keep), atom in zip(levels.fractions, levels.atoms, strict=True):
-            stop = row * (shape[0] if keep is None else keep * cut.rows)
-            base = 0
-            for root, _, size in self.spans[tensor]:
-                lo, hi = max(done - base, 0), min(stop - base, size)
-                lo = min(align_up(lo, self.options.alignment), self.padded(root))
-                hi = min(align_up(max(hi, 0), self.options.alignment), self.padded(root))
-                if hi > lo:
-                    spans.append(MaybeSpan(root, lo, hi, atom))
-                base += size
-            done = stop
-        return replace(arg, spans=tuple(spans), cut=(1, cut.rows))
-
-    def grad(self, root: str) -> str:
-        """The gradient value of an activation."""
-        shape = self.batched(self.network.tensor[root].shape)
-        return self.value(f"grad({root})", "gradient", shape, self.options.dtype, root, self.up[root])
-
-    def dy_arg(self, op: Op) -> MaybeArg:
-        name = self.grad(op.output)
-        return MaybeArg("dy", self.values[name].shape, self.options.dtype, whole(name, self.padded(name)))
-
-    def aux_arg(self, op: Op, info: OpInfo, tag: str, late: bool, when: int, pick: tuple[int, int] | None) -> MaybeArg:
-        aux = self.defs[op.name].aux(info)[tag]
-        name = ("late " if late else "") + f"{tag}({op.name})"
-        self.value(name, "auxiliary", self.batched(aux.shape), aux.dtype, op.name, when)
-        return MaybeArg(tag, self.batched(aux.shape), aux.dtype, whole(name, self.padded(name)), pick)
 
     # -- the walk ---------------------------------------------------------------------------------
     def run(self) -> TrainingGraph:
@@ -257,9 +175,8 @@ class _Walk:
         y = self.arg("y", op.output)
         pairs = []
         for slot in d.inplace(info):
-            spans = self.spans[op.inputs[slot]]
-            if len(spans) == 1 and self.same_storage(op.output, spans[0][0]):
-                root = spans[0][0]
+            root = self.sole_root(op.inputs[slot])
+            if root is not None and self.same_storage(op.output, root):
                 if not self.steps and self.network.tensor[root].role == "input":
                     continue  # it arrives before the first step, so its bytes are taken when that begins
                 if self.composites.may_overwrite(op.output, root):
@@ -271,9 +188,6 @@ class _Walk:
                       macs=((ALWAYS, macs),))
         )  # fmt: skip
 
-    def same_storage(self, a: str, b: str) -> bool:
-        return self.padded(a) == self.padded(b) and self.values[a].dtype == self.values[b].dtype
-
     def loss(self) -> None:
         shape, dtype = loss_def(self.options.loss).target(self.network.tensor[self.loss_output].shape)
         stored = self.options.dtype if dtype == "data" else dtype
@@ -281,46 +195,14 @@ class _Walk:
         target = MaybeArg("target", self.batched(shape), stored, whole(TARGET, self.padded(TARGET)))
         writes, pairs = self.gradient_writes("dy", self.loss_output, partial=False, over=None)
         output = self.arg("y", self.loss_output)
-        roots = self.spans[self.loss_output]
-        if len(roots) == 1 and self.up.get(roots[0][0], NEVER) != NEVER:
-            name = self.grad(roots[0][0])
-            if self.same_storage(name, roots[0][0]):
-                pairs = [(name, roots[0][0])]
+        root = self.sole_root(self.loss_output)
+        if root is not None and self.up.get(root, NEVER) != NEVER:
+            name = self.grad(root)
+            if self.same_storage(name, root):
+                pairs = [(name, root)]
         self.steps.append(
             MaybeStep("loss", "loss", self.options.loss, "dy", ALWAYS, (output, target), tuple(writes), tuple(pairs))
         )
-
-    def gradient_writes(
-        self, tag: str, tensor: str, partial: bool, over: str | None
-    ) -> tuple[list[MaybeArg], list[tuple[str, str]]]:
-        """Arguments that write (or add to) the gradients of a tensor's parts."""
-        shape = self.network.tensor[tensor].shape
-        row = math.prod(shape[1:])
-        writes: list[MaybeArg] = []
-        pairs: list[tuple[str, str]] = []
-        start = 0
-        roots = self.spans[tensor]
-        for root, _, _ in roots:
-            elements = self.network.tensor[root].elements
-            flow = self.up.get(root, NEVER)
-            if flow != NEVER:
-                name = self.grad(root)
-                add = root in self.grad_written
-                self.grad_written.add(root)
-                span = (MaybeSpan(name, 0, self.padded(name), flow),)
-                if len(roots) == 1:
-                    writes.append(MaybeArg(tag, self.batched(shape), self.options.dtype, span, add=add))
-                    if over is not None and not add and self.same_storage(name, over):
-                        pairs.append((name, over))
-                elif partial:
-                    part = (start // row, (start + elements) // row)
-                    writes.append(MaybeArg(tag, self.batched((part[1] - part[0], *shape[1:])), self.options.dtype, span,
-                                           channels=part, add=add))  # fmt: skip
-                else:
-                    writes.append(MaybeArg(tag, self.batched((elements,)), self.options.dtype, span,
-                                           channels=(start, start + elements), add=add))  # fmt: skip
-            start += elements
-        return writes, pairs
 
     def backward(self, op: Op) -> None:
         """Parameter gradients, then input gradients, then the updates that had to wait."""
@@ -337,10 +219,13 @@ class _Walk:
             if not self.levels[p].atoms:
                 continue
             self.grad_param(op, info, tag, p)
+            self.users_left[p] -= 1
+            if self.users_left[p]:
+                continue
             update = self.update(op, tag, p)
             if self.options.gradients == "accumulate":
                 self.deferred.append(update)
-            elif tag in read_by_input:
+            elif any(slot in read_by_input for slot, q in op.params.items() if q == p):
                 waiting.append(update)
             else:
                 self.steps.append(update)
@@ -356,8 +241,10 @@ class _Walk:
         reads = self.saved_args(op, info, slot, d.needs_for_param(info, slot), when, (cut, levels))
         stored = self.param_storage(p, "grad" if self.options.gradients == "fused" else "acc", cut)
         accumulate = self.options.gradients == "accumulate"
-        if accumulate:
-            reads = [*reads, stored]
+        add = accumulate or p in self.param_written
+        self.param_written.add(p)
+        if add:
+            reads = [*reads, replace(stored, tag="acc")]
         macs = d.macs(info, slot) * self.options.batch
         parts, done = [], 0
         for (_, keep), atom in zip(levels.fractions, levels.atoms, strict=True):
@@ -366,27 +253,8 @@ class _Walk:
             done = share
         self.steps.append(
             MaybeStep(f"{op.name}.grad_{slot}", "grad_param", op.name, slot, when, (self.dy_arg(op), *reads),
-                      (replace(stored, tag="dp", add=accumulate),), param=p, macs=tuple(parts))
+                      (replace(stored, tag="dp", add=add),), param=p, macs=tuple(parts))
         )  # fmt: skip
-
-    def param_storage(self, p: str, kind: str, cut: Fraction | None) -> MaybeArg:
-        """Gradient, accumulator or optimizer state of a parameter, sized by its fraction."""
-        levels = self.levels[p]
-        shape = self.network.tensor[p].shape
-        roles: dict[str, ValueRole] = {"grad": "parameter gradient", "acc": "accumulator"}
-        role = roles.get(kind, "state")
-        name = self.value(f"{kind}({p})", role, shape, self.options.dtype, p, levels.atoms[0], kind != "grad")
-        spans, done = [], 0
-        for (_, keep), atom in zip(levels.fractions, levels.atoms, strict=True):
-            size = self.values[name].bytes
-            if keep is not None and cut is not None:
-                size = size * keep // cut.units
-            size = align_up(size, self.options.alignment)
-            if size > done:
-                spans.append(MaybeSpan(name, done, size, atom))
-            done = size
-        where = (cut.axis, cut.per_unit) if cut is not None else None
-        return MaybeArg(kind, shape, self.options.dtype, tuple(spans), cut=where)
 
     def update(self, op: Op, slot: str, p: str) -> MaybeStep:
         cut = self.defs[op.name].fraction(self.infos[op.name], slot)
@@ -403,22 +271,46 @@ class _Walk:
             return
         reads = self.saved_args(op, info, f"x{slot}", d.needs_for_input(info, slot), when, None)
         dy = self.dy_arg(op)
-        over = dy.spans[0].value if d.inplace_grad(info, slot) else None
-        shape = self.network.tensor[tensor].shape
-        sizes = [self.network.tensor[root].elements for root, _, _ in self.spans[tensor]]
-        # only where every part is whole channels can a kernel compute one part and not another
-        partial = d.partial_input and len(sizes) > 1 and all(n % math.prod(shape[1:]) == 0 for n in sizes)
+        present = len(dy.spans) == 1 and dy.spans[0].hi - dy.spans[0].lo == self.padded(dy.spans[0].value)
+        over = dy.spans[0].value if present and d.inplace_grad(info, slot) else None
+        ranges = self.channel_ranges(tensor)
+        partial = d.partial_input and ranges is not None
         writes, pairs = self.gradient_writes("dx", tensor, partial, over)
         total = d.macs(info, f"x{slot}") * self.options.batch
         macs = [(when, total)]
-        if partial:
-            ranges = [(w.spans[0].when, w.channels) for w in writes if w.channels is not None]
-            macs = [(flow, total * (hi - lo) // shape[0]) for flow, (lo, hi) in ranges]
+        if partial and ranges is not None:
+            channels = self.network.tensor[tensor].shape[0]
+            macs = [(flow, total * (hi - lo) // channels) for (lo, hi), flow in ranges.items() if flow != NEVER]
         adds = [replace(w, tag="dx") for w in writes if w.add]
         self.steps.append(
             MaybeStep(f"{op.name}.grad_x{slot}", "grad_input", op.name, f"x{slot}", when, (dy, *reads, *adds),
                       tuple(writes), tuple(pairs), macs=tuple(macs))
         )  # fmt: skip
+
+    def channel_ranges(self, tensor: str) -> dict[tuple[int, int], int] | None:
+        """Channels of a tensor's parts, each with the condition under which their gradient is wanted.
+
+        None for a single part, or where parts are not channels: only of whole channels a kernel can
+        compute some and not others.
+        """
+        shape = self.network.tensor[tensor].shape
+        found: dict[tuple[int, int], int] = {}
+        patches = self.composites.patches.get(tensor)
+        if patches is not None:
+            for p in patches:
+                found[p.box.channels] = any_of(found.get(p.box.channels, NEVER), self.up.get(p.root, NEVER))
+            ends = sorted(found)
+            apart = all(a[1] <= b[0] for a, b in itertools.pairwise(ends))
+            return found if apart else None
+        roots = [root for root, _, _ in self.spans[tensor]]
+        row, at = math.prod(shape[1:]), 0
+        for root in roots:
+            elements = self.network.tensor[root].elements
+            if len(roots) == 1 or elements % row:
+                return None
+            found[at // row, (at + elements) // row] = self.up.get(root, NEVER)
+            at += elements
+        return found
 
     # -- what backward reads, and the ways to have it ------------------------------------------
     def saved_args(
@@ -464,13 +356,14 @@ class _Walk:
         return op.output if tag == "y" else op.inputs[int(tag[1:])]
 
     def last_backward_reader(self, op: Op, source: str) -> int:
-        """Index of the last backward step so far that reads all of a source's bytes, or -1."""
-        roots = {v for v, _, _ in self.spans[self.tensor_of(op, source)]}
+        """Index of the last backward step so far that reads any of a source's bytes, or -1."""
+        parts = self.spans[self.tensor_of(op, source)]
         for i in range(len(self.steps) - 1, -1, -1):
             step = self.steps[i]
             if step.kind in ("forward", "loss"):
                 return -1
-            if any(s.value in roots for a in step.reads for s in a.spans):
+            spans = [s for a in step.reads for s in a.spans]
+            if any(s.value == v and s.lo < hi and lo < s.hi for s in spans for v, lo, hi in parts):
                 return i
         return -1
 

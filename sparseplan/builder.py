@@ -51,8 +51,9 @@ class NetworkBuilder:
 
         Args:
             name: of the op; by default the kind and the first free number.
-            params: parameter slots to give it, named ``<op>.<slot>`` or as the mapping says; by
-                default all that the kind can have.
+            params: parameter slots to give it, named ``<op>.<slot>`` or as the mapping says (which
+                may name parameters of earlier ops: both then use them); by default all that the
+                kind can have.
             attrs: as the kind's definition names them.
 
         Raises:
@@ -80,7 +81,11 @@ class NetworkBuilder:
         for slot, tensor in chosen.items():
             if slot not in slots:
                 raise OpError(f"{where}: parameter slot {slot!r} is unknown to {kind}{near(slot, slots)}")
-            made.append(Tensor(tensor, slots[slot], "parameter"))
+            known = self._tensors.get(tensor)
+            if known is None or known.role != "parameter":
+                made.append(Tensor(tensor, slots[slot], "parameter"))
+            elif known.shape != slots[slot]:
+                raise OpError(f"{where}: {slot} {tensor!r} has shape {known.shape}, expected {slots[slot]}")
         for slot in sorted(definition.required_params(definition.complete_attrs(attrs))):
             if slot not in chosen:
                 raise OpError(f"{where}: parameter {slot!r} of shape {slots[slot]} is missing; {kind} needs it")
@@ -201,6 +206,8 @@ def init_parameters(network: Network, seed: int = 0) -> dict[str, FloatArray]:
         weight = info.params.get("weight")
         bound = 1 / math.sqrt(math.prod(weight[1:])) if weight is not None and len(weight) > 1 else 0.0
         for slot, name in op.params.items():
+            if name in arrays:
+                continue  # an earlier op uses it, too
             shape = info.params[slot]
             if bound:
                 arrays[name] = rng.uniform(-bound, bound, shape).astype(np.float32)

@@ -46,7 +46,8 @@ def fold_affine(network: Network, parameters: Mapping[str, Array]) -> tuple[Netw
     """The same function with fewer ops: affines folded into what comes before.
 
     An affine goes into the convolution, transposed convolution or linear layer (of one axis) that
-    makes its input, if nothing else reads that and it is no output of the network. The layer
+    makes its input, if nothing else reads that, it is no output of the network, and no other op uses
+    a parameter of either. The layer
     keeps its name and its parameters' names, makes the affine's output, and gains a bias where it
     had none and needs one (``<op>.bias``, or the first free name after it). Products are taken in
     float64 and stored in the dtype of the layer's weight.
@@ -73,6 +74,8 @@ def _next(network: Network) -> tuple[Op, Op] | None:
             and layer.kind in _FOLDABLE
             and source not in network.outputs
             and len(network.consumers[source]) == 1
+            # what other ops use as well must stay as it is
+            and all(len(network.users[p]) == 1 for p in (*layer.params.values(), *affine.params.values()))
             # a linear layer's features are the affine's channels only where they are axis 0
             and (layer.kind != "linear" or len(network.tensor[source].shape) == 1)
         ):

@@ -211,8 +211,8 @@ class Network:
 
     Raises:
         NetworkError: duplicate or dangling names, ops out of order (or a cycle), a tensor
-            written twice, a parameter used by two ops, an output that no op makes, a tensor
-            that nothing makes or nothing reads.
+            written twice, an output that no op makes, a tensor that nothing makes or nothing
+            reads.
     """
 
     name: str
@@ -238,9 +238,6 @@ class Network:
         for op in self.ops:
             self._check_names(f"{where}: op {op.name!r}", op, roles, parameters)
         _check_unique(where, "op output", [op.output for op in self.ops])
-        _check_unique(
-            where, "parameter", [p for op in self.ops for p in op.params.values()], "; tied weights are not supported"
-        )
         check_order(where, self.ops, roles.keys() - activations - parameters)
         self._check_loose_ends(where, roles, activations)
 
@@ -306,8 +303,17 @@ class Network:
 
     @cached_property
     def owner(self) -> Mapping[str, tuple[Op, str]]:
-        """Parameter name to (the op that uses it, the slot)."""
-        return MappingProxyType({p: (op, slot) for op in self.ops for slot, p in op.params.items()})
+        """Parameter name to (the first op that uses it, the slot)."""
+        return MappingProxyType({p: users[0] for p, users in self.users.items()})
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[tuple[Op, str], ...]]:
+        """Parameter name to every (op that uses it, slot), in execution order: its gradient is their sum."""
+        table: dict[str, list[tuple[Op, str]]] = {}
+        for op in self.ops:
+            for slot, p in op.params.items():
+                table.setdefault(p, []).append((op, slot))
+        return MappingProxyType({p: tuple(users) for p, users in table.items()})
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
@@ -316,7 +322,7 @@ class Network:
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
-        """Parameter names in the order in which ops use them."""
+        """Parameter names in the order in which ops first use them."""
         return tuple(self.owner)
 
     def to_networkx(self) -> nx.DiGraph[str]:
@@ -331,9 +337,9 @@ class Network:
         return graph
 
 
-def _check_unique(where: str, what: str, names: Iterable[str], hint: str = "; names must differ") -> None:
+def _check_unique(where: str, what: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise NetworkError(f"{where}: {what} {name!r} is used twice{hint}")
+            raise NetworkError(f"{where}: {what} {name!r} is used twice; names must differ")
         seen.add(name)

@@ -17,7 +17,7 @@ from sparseplan.errors import PlanError, SparseplanError
 from sparseplan.importers import spec
 from sparseplan.jsonio import Node, dump, load
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
-from sparseplan.problem import SAVINGS, Problem
+from sparseplan.problem import INT8_PRICE, SAVINGS, Problem
 from sparseplan.steps import Arg, Span, Step, TrainingOptions, Value
 from sparseplan.terms import term_from_node, term_to_dict
 from sparseplan.version import __version__
@@ -29,11 +29,11 @@ MOST = 200_000
 T = TypeVar("T")
 
 STEP_KINDS = (
-    "forward", "loss", "aux", "grad_param", "grad_input", "update", "recompute", "page_out", "page_in",
+    "forward", "loss", "aux", "grad_param", "grad_input", "update", "recompute", "page_out", "page_in", "pack",
 )  # fmt: skip
 ROLES = (
     "input", "activation", "auxiliary", "target", "gradient",
-    "parameter", "parameter gradient", "accumulator", "state",
+    "parameter", "parameter gradient", "accumulator", "state", "packed",
 )  # fmt: skip
 STATUSES = ("OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN")
 LEVELS = ("L1", "L2", "L3", "flash")
@@ -130,6 +130,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "terms": [term_to_dict(t) for t in problem.terms],
         "ties": [list(tie) for tie in problem.ties],
         "savings": list(problem.savings),
+        "int8_price": problem.int8_price,
     }  # fmt: skip
 
 
@@ -201,7 +202,10 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
 
 def problem_from_node(node: Node) -> Problem:
     """A problem from plain data."""
-    node.record(("network", "device", "options", "choices", "must", "values"), ("max_macs", "terms", "ties", "savings"))
+    node.record(
+        ("network", "device", "options", "choices", "must", "values"),
+        ("max_macs", "terms", "ties", "savings", "int8_price"),
+    )
     options = node["options"].record(
         ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs", "concat")
     )
@@ -229,6 +233,7 @@ def problem_from_node(node: Node) -> Problem:
         if node.get("ties") is not None else (),
         savings=tuple(n.text() for n in node["savings"].entries(len(SAVINGS))) if node.get("savings") is not None
         else (),
+        int8_price=node["int8_price"].number() if node.get("int8_price") is not None else INT8_PRICE,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -13,14 +13,26 @@ from sparseplan.device import Device
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import infos, op_def
-from sparseplan.steps import FRACTIONS, MAIN, PAGE_LEVEL, TrainingOptions, UpdateSet, allowed_levels, reached_by_gradient
+from sparseplan.steps import (
+    FRACTIONS,
+    MAIN,
+    PAGE_LEVEL,
+    TrainingOptions,
+    UpdateSet,
+    allowed_levels,
+    reached_by_gradient,
+)
 from sparseplan.terms import Pair, Saturation, Term
 
 __all__ = ["Pair", "Problem", "Saturation", "Term", "Values", "resolve_choices", "resolve_ties", "resolve_values"]
 
 Values = Mapping[str, Mapping[float, float]]
-#: what may be done so that less has to be held: run forward ops again, page tensors to L3 and back
-SAVINGS = ("recompute", "page")
+#: what may be done so that less has to be held: run forward ops again; page tensors to L3 and back, and have
+#: accumulators and optimizer state there; stream frozen parameters from flash (or L3); save inputs in 8 bits
+SAVINGS = ("recompute", "page", "stream", "int8")
+#: share of its worth that an update loses, unless told, when its gradient is computed from an input in 8 bits. No
+#: measurement: enough to keep inputs as they are wherever that costs nothing.
+INT8_PRICE = 0.01
 #: a larger value would overflow in sums
 MOST_VALUE = 1e200
 
@@ -38,6 +50,8 @@ class Problem:
         ties: sets of parameters that are updated together. At a joint fraction each has its own
             least allowed one that is at least as large (biases, which cannot be cut, the whole).
         savings: what may be done so that less has to be held, of ``SAVINGS``.
+        int8_price: share of its own value (terms aside) that an update loses when its gradient is computed from
+            an input that was saved in 8 bits, in [0, 1].
     """
 
     network: Network
@@ -50,6 +64,7 @@ class Problem:
     terms: tuple[Term, ...] = ()
     ties: tuple[tuple[str, ...], ...] = ()
     savings: tuple[str, ...] = ()
+    int8_price: float = INT8_PRICE
 
     def __post_init__(self) -> None:
         alignment = self.device.level(MAIN).alignment
@@ -87,7 +102,12 @@ class Problem:
         for name in self.savings:
             if name not in SAVINGS:
                 raise ProblemError(f"savings={name!r} is unknown{near(str(name), SAVINGS)}")
+        if "stream" in self.savings and self.stream_level is None:
+            raise ProblemError(f"savings='stream' needs flash or L3, which device {self.device.name!r} lacks; drop it")
         object.__setattr__(self, "savings", tuple(n for n in SAVINGS if n in self.savings))
+        price = self.int8_price
+        if isinstance(price, bool) or not isinstance(price, (int, float)) or not 0 <= price <= 1:
+            raise ProblemError(f"int8_price={price!r} must be a share from 0 to 1 of an update's worth")
         if "page" in self.savings and not self.device.has(PAGE_LEVEL):
             raise ProblemError(f"savings='page' needs {PAGE_LEVEL}, which device {self.device.name!r} lacks; drop it")
         object.__setattr__(self, "terms", tuple(self.terms))
@@ -105,7 +125,8 @@ class Problem:
         return (
             Problem,
             (self.network, self.device, self.options, dict(self.choices), dict(self.must),
-             {p: dict(t) for p, t in self.values.items()}, self.max_macs, self.terms, self.ties, self.savings),
+             {p: dict(t) for p, t in self.values.items()}, self.max_macs, self.terms, self.ties, self.savings,
+             self.int8_price),
         )  # fmt: skip
 
     def _check_terms(self) -> None:
@@ -134,6 +155,11 @@ class Problem:
                     raise ProblemError(f"parameter {p!r} is in ties[{tied[p]}] and in ties[{i}]; tie it once")
                 tied[p] = i
 
+    @property
+    def stream_level(self) -> str | None:
+        """Where single frozen parameters may live with ``savings="stream"``: flash, or L3 where there is none."""
+        return next((name for name in ("flash", PAGE_LEVEL) if self.device.has(name)), None)
+
     def capacity(self, level: str) -> int | None:
         """Bytes of a level that a plan may use, or None where that is not known."""
         if level not in {item.name for item in self.device.levels}:
@@ -141,10 +167,18 @@ class Problem:
         found = self.device.level(level)
         return None if found.bytes is None else max(found.bytes - found.reserved, 0)
 
-    def worth(self, update: Mapping[str, float]) -> float:
-        """Value of an update set: summed values, pairs and saturations; correctly rounded sums whatever the order."""
+    def worth(self, update: Mapping[str, float], packed: Collection[str] = ()) -> float:
+        """Value of an update set: summed values, pairs and saturations; correctly rounded sums whatever the order.
+
+        ``packed``: parameters whose gradients are computed from inputs in 8 bits, each less its price.
+        """
         terms = (term.worth(update) for term in self.terms)
-        return math.fsum((*(self.values[p][r] for p, r in update.items()), *terms))
+        prices = (-self.price(p, update[p]) for p in packed if p in update)
+        return math.fsum((*(self.values[p][r] for p, r in update.items()), *terms, *prices))
+
+    def price(self, p: str, r: float) -> float:
+        """What an update loses when its gradient is computed from an input in 8 bits."""
+        return self.int8_price * abs(self.values[p][r])
 
     def most_worth(self) -> float:
         """An upper bound on the value of any update set."""

@@ -1,4 +1,4 @@
-"""Running forward ops again, and fetching tensors back, in the backward phase of a schedule.
+"""Running forward ops again, fetching tensors back, and saving in 8 bits: a schedule that holds less.
 
 A *rerun* is a pair (op, step of the base schedule): the op runs again right before that step. A
 *fetch* is a pair (tensor, step): the tensor comes back from its copy at a slower level, where a
@@ -7,18 +7,25 @@ since each reader takes the latest run of a tensor before it: what has to be hel
 
 Within one step's reruns and fetches, network order holds. A tensor that comes into being again is
 a value of its own, with buffers of its own. An auxiliary that a forward step makes is made by the
-latest run before its reader. The copies are those of rematerialisation in Checkmate (Jain et al.,
-MLSys 2020) and POET (Patil et al., ICML 2022).
+latest run before its reader. The input of an op is *packed* where it is quantised to 8 bits right
+before its last forward reader, and the gradients of the op's parameters are computed from that.
+
+The copies are those of rematerialisation in Checkmate (Jain et al., MLSys 2020) and POET (Patil et
+al., ICML 2022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import ProblemError, near
-from sparseplan.steps import PAGE_LEVEL, Arg, Schedule, Span, Step, Value
+from sparseplan.steps import MAIN, PACKED_CODES, PACKED_SCALES, PAGE_LEVEL, Arg, Schedule, Span, Step, Value
+from sparseplan.training import MaybeStep
+from sparseplan.units import align_up
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,17 @@ class Savings:
     Attributes:
         reruns: (op, name of the base step before which it runs again).
         fetches: (tensor, name of the base step before which it is paged in again).
+        packed: ops whose parameters' gradients read the op's input as 8-bit codes with a scale a channel.
+        moved: (value, level) of frozen parameters, accumulators and states that kernels stream from a slower level.
     """
 
     reruns: frozenset[tuple[str, str]] = frozenset()
     fetches: frozenset[tuple[str, str]] = frozenset()
+    packed: frozenset[str] = frozenset()
+    moved: frozenset[tuple[str, str]] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.reruns or self.fetches)
+        return bool(self.reruns or self.fetches or self.packed or self.moved)
 
 
 NO_SAVINGS = Savings()
@@ -95,8 +106,54 @@ class _Again:
                 raise ProblemError(f"tensor {tensor!r} cannot be paged: it is no activation with bytes of its own")
             if at not in names:
                 raise ProblemError(f"tensor {tensor!r} cannot be fetched before {at!r}: no such step behind the loss")
+        for name, level in sorted(self.savings.moved):
+            value = self.schedule.values.get(name)
+            if value is not None and not (value.persistent and value.level == MAIN):
+                raise ProblemError(f"value {name!r} cannot live at {level}: it is nothing that persists in {MAIN}")
+        able = {s.op for s in self.schedule.steps if s.kind == "grad_param" and packable(s, self.schedule.values)}
+        for op in sorted(self.savings.packed):
+            if op not in able:
+                raise ProblemError(f"op {op!r} has no saved input to pack into 8 bits{near(op, able)}")
 
     # -- the order of things --------------------------------------------------------------------
+    def base(self) -> list[Step]:
+        """The steps of the schedule, with what is packed packed."""
+        before: dict[int, list[str]] = {}
+        packing = [packable(s, self.schedule.values) for s in self.schedule.steps if self.packs(s)]
+        for t in dict.fromkeys(t for names in packing for t in names):
+            before.setdefault(pack_reader(self.schedule.steps, t), []).append(t)
+        steps: list[Step] = []
+        for i, step in enumerate(self.schedule.steps):
+            steps += [self.pack(t) for t in before.get(i, ())]
+            steps.append(self.unpacking(step) if self.packs(step) else step)
+        return steps
+
+    def packs(self, step: Step) -> bool:
+        return step.kind == "grad_param" and step.op in self.savings.packed
+
+    def pack(self, tensor: str) -> Step:
+        """The step that quantises a tensor."""
+        v = self.schedule.values[tensor]
+        read = Arg("x0", v.shape, v.dtype, (Span(tensor, 0, self.extent(tensor)),))
+        return Step(f"pack {tensor}", "pack", tensor, "y", (read,), self.packed_args([tensor]))
+
+    def packed_args(self, tensors: Sequence[str]) -> tuple[Arg, Arg]:
+        """Codes and scales of tensors, one channel after the other."""
+        parts = [packed_values(self.schedule.values[t]) for t in tensors]
+        alignment = self.schedule.options.alignment
+        args = []
+        for tag, values in zip((PACKED_CODES, PACKED_SCALES), zip(*parts, strict=True), strict=True):
+            shape = (values[0].shape[0], sum(v.shape[1] for v in values), *values[0].shape[2:])
+            spans = tuple(Span(v.name, 0, align_up(v.bytes, alignment)) for v in values)
+            args.append(Arg(tag, shape, values[0].dtype, spans))
+        return args[0], args[1]
+
+    def unpacking(self, step: Step) -> Step:
+        """A gradient step that reads codes and scales instead of its input."""
+        tensors = packable(step, self.schedule.values)
+        reads = [a for a in step.reads if a.tag != "x0" or not tensors]
+        return replace(step, reads=(*reads, *(self.packed_args(tensors) if tensors else ())))
+
     def sequence(self) -> list[_Run]:
         """All steps with their original arguments; reruns, page-outs and fetches among them."""
         paged = {t for t, _ in self.savings.fetches}
@@ -104,7 +161,7 @@ class _Again:
         for t in sorted(paged):
             if self.schedule.values[t].role == "input":
                 result.append(_Run(self.page(t, out=True)))
-        for step in self.schedule.steps:
+        for step in self.base():
             for _, kind, name in sorted(self.before.get(step.name, ())):
                 if kind == "rerun":
                     again = replace(self.forward[name], name=f"{self.forward[name].name} again", kind="recompute")
@@ -139,6 +196,9 @@ class _Again:
     def run(self) -> Schedule:
         runs = self.live_runs(self.sequence())
         values: dict[str, Value] = dict(self.schedule.values)
+        for step in self.schedule.steps:
+            for t in packable(step, self.schedule.values) if self.packs(step) else ():
+                values |= {v.name: v for v in packed_values(values[t])}
         current: dict[str, str] = {}
         steps: list[Step] = []
         for run in runs:
@@ -157,6 +217,9 @@ class _Again:
             steps.append(replace(step, reads=reads, writes=writes, inplace=pairs))
         unique = self.unique(steps)
         used = {s.value for step in unique for a in (*step.reads, *step.writes) for s in a.spans}
+        for name, level in self.savings.moved:
+            if name in values:
+                values[name] = replace(values[name], level=level)
         kept = MappingProxyType({n: v for n, v in values.items() if n in used})
         return replace(self.schedule, values=kept, steps=unique)
 
@@ -195,17 +258,44 @@ class _Again:
         for run in reversed(runs):
             step = run.step
             made = [s.value for a in step.writes for s in a.spans]
-            if (run.again or step.kind == "page_out") and not any(v in wanted for v in made):
+            if (run.again or step.kind in ("page_out", "pack")) and not any(v in wanted for v in made):
                 continue
             if run.again or step.kind == "forward":
                 first, *extra = step.writes
                 extra = [a for a in extra if any(s.value in wanted for s in a.spans)]
                 step = replace(step, writes=(first, *extra))
-            wanted.difference_update(made if (run.again or step.kind in ("forward", "page_out")) else ())
+            wanted.difference_update(made if (run.again or step.kind in ("forward", "page_out", "pack")) else ())
             wanted.update(s.value for a in step.reads for s in a.spans)
             kept.append(_Run(step, run.again))
         kept.reverse()
         return kept
+
+
+def packable(step: Step | MaybeStep, values: Mapping[str, Value]) -> tuple[str, ...]:
+    """The values that hold the input of a parameter's gradient, if they can be packed: whole channels of floats."""
+    for a in step.reads:
+        if a.tag == "x0" and not getattr(a, "boxes", ()):
+            names = tuple(dict.fromkeys(s.value for s in a.spans))
+            shapes = [values[n].shape for n in names]
+            plain = all(values[n].dtype in TRAINABLE and values[n].layout == "chw" for n in names)
+            plain = plain and (len(names) == 1 or len(a.shape) > 2)  # vectors have one scale
+            if plain and all(len(s) > 1 and s[2:] == a.shape[2:] and s[0] == a.shape[0] for s in shapes):
+                return names
+    return ()
+
+
+def pack_reader(steps: Sequence[Step | MaybeStep], tensor: str) -> int:
+    """Index of the last forward step that reads a tensor: it is packed right before that."""
+    return max(i for i, s in enumerate(steps) if s.kind == "forward" and any(
+        x.value == tensor for a in s.reads for x in a.spans))  # fmt: skip
+
+
+def packed_values(value: Value) -> tuple[Value, Value]:
+    """What holds a packed tensor: codes, one byte an element, and float32 scales, one a channel."""
+    codes = replace(value, name=f"{value.name} codes", role="packed", dtype="u8", bytes=math.prod(value.shape),
+                    scale=None)  # fmt: skip
+    shape = (1, value.shape[1] if len(value.shape) > 2 else 1)
+    return codes, replace(codes, name=f"{value.name} scales", shape=shape, dtype="fp32", bytes=4 * shape[1])
 
 
 def paged_name(tensor: str) -> str:

@@ -16,11 +16,11 @@ from sparseplan.ops import OpInfo, loss_def, op_def
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 
 StepKind = Literal[
-    "forward", "loss", "aux", "grad_param", "grad_input", "update", "recompute", "page_out", "page_in",
+    "forward", "loss", "aux", "grad_param", "grad_input", "update", "recompute", "page_out", "page_in", "pack",
 ]  # fmt: skip
 ValueRole = Literal[
     "input", "activation", "auxiliary", "target", "gradient",
-    "parameter", "parameter gradient", "accumulator", "state",
+    "parameter", "parameter gradient", "accumulator", "state", "packed",
 ]  # fmt: skip
 #: states that each optimizer keeps for a parameter
 OPTIMIZERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"sgd": (), "momentum": ("m",), "adam": ("m", "v")})
@@ -28,6 +28,8 @@ OPTIMIZERS: Mapping[str, tuple[str, ...]] = MappingProxyType({"sgd": (), "moment
 MAIN = "L2"
 #: the level to which tensors are paged
 PAGE_LEVEL = "L3"
+#: tags by which a kernel reads an input that was saved in 8 bits: codes, and a scale a channel
+PACKED_CODES, PACKED_SCALES = "x0.codes", "x0.scales"
 #: the value that holds the training target
 TARGET = "(target)"
 
@@ -123,6 +125,8 @@ class Value:
         persistent: lives through the whole schedule (parameters, accumulators, state).
         level: where it lives.
         scale: value of one quantum of an int8 value.
+        layout: ``chw`` (in the order of ``shape``) or ``hcw`` (an image row by row: rows are a range
+            of its bytes). Kernels see ``shape`` either way.
     """
 
     name: str
@@ -134,6 +138,7 @@ class Value:
     persistent: bool = False
     level: str = MAIN
     scale: float | None = None
+    layout: str = "chw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,14 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """Half-open ranges of channels and rows of an image."""
+
+    channels: tuple[int, int]
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Arg:
     """What a step reads or writes under a tag: an array laid over adjoining spans.
 
@@ -153,6 +166,10 @@ class Arg:
         shape: with the batch axis where it has one.
         channels: for a gradient written in part, the half-open range of channels; else None.
         add: the array is added to what the spans hold.
+        rows: for a gradient of which some rows are written, their half-open range; else None.
+        boxes: what of the array each span holds, one a span; empty where the spans hold its
+            consecutive elements, one after the other. Spans of row-by-row values have boxes. What
+            no box covers is zero.
     """
 
     tag: str
@@ -161,6 +178,8 @@ class Arg:
     spans: tuple[Span, ...]
     channels: tuple[int, int] | None = None
     add: bool = False
+    rows: tuple[int, int] | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +235,15 @@ def macs_of(steps: Iterable[Step]) -> dict[str, int]:
         phase = s.kind if s.kind in ("forward", "recompute") else "backward"
         result[phase] = result.get(phase, 0) + s.macs
     return result
+
+
+def packed_parameters(network: Network, steps: Iterable[Step]) -> frozenset[str]:
+    """Parameters whose gradients are computed from inputs that were saved in 8 bits."""
+    return frozenset(
+        network.op[s.op].params[s.target]
+        for s in steps
+        if s.kind == "grad_param" and any(a.tag == PACKED_CODES for a in s.reads)
+    )
 
 
 def allowed_levels(info: OpInfo, slot: str, fractions: Sequence[float]) -> tuple[tuple[float, int | None], ...]:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import OpInfo, op_def
-from sparseplan.steps import MAIN, Arg, Schedule, Span, Step, StepKind, TrainingOptions, UpdateSet, Value
+from sparseplan.steps import MAIN, Arg, Box, Schedule, Span, Step, StepKind, TrainingOptions, UpdateSet, Value
 
 ALWAYS = -1
 NEVER = 0
@@ -62,6 +62,7 @@ class MaybeArg:
     Attributes:
         cut: the leading extent depends on the fraction (``shape[axis]`` is scaled by kept units);
             ``(axis, per_unit)``, or None.
+        rows, boxes: as in Arg, with a box for each span.
     """
 
     tag: str
@@ -72,6 +73,8 @@ class MaybeArg:
     channels: tuple[int, int] | None = None
     add: bool = False
     cut: tuple[int, int] | None = None
+    rows: tuple[int, int] | None = None
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,11 @@ def _restrict_args(args: tuple[MaybeArg, ...], chosen: int, stays: Any, keep: in
         spans = [s for s in a.spans if holds(s.when, chosen)]
         if not spans:
             continue
+        if a.boxes:  # ranges that adjoin in memory need not do so in the array
+            pairs = [(s, box) for s, box in zip(a.spans, a.boxes, strict=True) if holds(s.when, chosen)]
+            held = tuple(Span(s.value, s.lo, s.hi) for s, _ in pairs)
+            result.append(Arg(a.tag, a.shape, a.dtype, held, a.channels, a.add, a.rows, tuple(b for _, b in pairs)))
+            continue
         merged: list[Span] = []
         for s in spans:
             if merged and merged[-1].value == s.value and merged[-1].hi == s.lo:
@@ -214,7 +222,7 @@ def _restrict_args(args: tuple[MaybeArg, ...], chosen: int, stays: Any, keep: in
         if a.cut is not None and keep is not None:
             axis, per_unit = a.cut
             shape = (*shape[:axis], keep * per_unit, *shape[axis + 1 :])
-        result.append(Arg(a.tag, shape, a.dtype, tuple(merged), a.channels, a.add))
+        result.append(Arg(a.tag, shape, a.dtype, tuple(merged), a.channels, a.add, a.rows))
     return tuple(result)
 
 
@@ -230,4 +238,4 @@ def _resized(value: Value, kept: Mapping[str, int | None], level: str, graph: Tr
         full = math.prod(shape)
         shape = (*shape[: fraction.axis], keep * fraction.per_unit, *shape[fraction.axis + 1 :])
         size = size * math.prod(shape) // full
-    return Value(value.name, value.role, shape, value.dtype, size, value.tensor, value.persistent, level, value.scale)
+    return replace(value, shape=shape, bytes=size, level=level)

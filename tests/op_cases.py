@@ -160,8 +160,15 @@ def others(draw: st.DrawFn, kind: str) -> Case:
         slots = ("weight", "bias") if draw(st.booleans()) else ("weight",)
         return case(kind, [shape], batch, seed, slots=slots)
     if kind == "upsample":
-        mode = draw(st.sampled_from(["nearest", "bilinear"]))
-        return case(kind, [image], batch, seed, scale=draw(_pairs), mode=mode)
+        mode, scale = draw(st.sampled_from(["nearest", "bilinear"])), draw(st.tuples(_small, _small))
+        top = draw(st.integers(0, image[1] * scale[0] - 1))
+        crop = (top, draw(st.integers(0, image[1] * scale[0] - 1 - top)))
+        return case(kind, [image], batch, seed, scale=scale, mode=mode, crop=crop)
+    if kind == "rows":
+        low = draw(st.integers(0, image[1] - 1))
+        return case(kind, [image], batch, seed, lo=low, hi=draw(st.integers(low + 1, image[1])))
+    if kind == "join_rows":
+        return case(kind, [(image[0], draw(_extent), image[2]) for _ in range(draw(st.integers(1, 3)))], batch, seed)
     if kind == "global_avg_pool":
         return case(kind, [image], batch, seed)
     return case(kind, [shape], batch, seed)

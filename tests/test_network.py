@@ -99,7 +99,6 @@ UNSOUND: dict[str, tuple[Callable[[], Network], str]] = {
     "op twice": (with_op("c", name="b"), "op name 'b' is used twice"),
     "written twice": (with_op("c", output="b.out"), "op output 'b.out' is used twice"),
     "output twice": (with_fields(outputs=("d.out", "d.out")), "output 'd.out' is used twice"),
-    "tied weights": (with_op("c", params={"weight": "b.weight"}), "tied weights are not supported"),
     "dangling input": (
         with_op("c", inputs=("a.outt",)),
         "op 'c' reads tensor 'a.outt', which does not exist; did you mean 'a.out'",

@@ -17,6 +17,7 @@ from sparseplan.ops.base import (
     Operand,
     OpInfo,
     Shape,
+    Stripe,
     TileSpace,
     need,
     register,
@@ -54,6 +55,9 @@ class Affine(OpDef):
 
     def needs_for_param(self, info: OpInfo, slot: str) -> Alternatives:
         return need("x0") if slot == "weight" else NOTHING
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        return Stripe(((lo, hi),), info.attrs)
 
     def inplace(self, info: OpInfo) -> tuple[int, ...]:
         return (0,)

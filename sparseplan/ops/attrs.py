@@ -61,6 +61,22 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
+def window_rows(
+    lo: int, hi: int, total: int, height: int, stride: int, extent: int, top: int
+) -> tuple[tuple[int, int], int, int]:
+    """Rows that windows ``[lo, hi)`` of ``total`` see, and the padding above and below that they see as well.
+
+    Rows that no window sees (strides beyond the extent) go with the windows before them, so that the rows
+    of windows that adjoin do so, too. Raises OpError where windows see nothing but padding.
+    """
+    start, stop = lo * stride - top, (hi - 1) * stride - top + extent
+    first, last = max(start, 0), min(stop, height)
+    if first >= last:
+        raise OpError(f"rows [{lo}, {hi}) see nothing but padding; use fewer stripes")
+    seen = height if hi == total else min(hi * stride - top, height)
+    return (first, max(last, seen)), first - start, max(0, stop - height)
+
+
 def image(inputs: Sequence[Shape]) -> tuple[int, int, int]:
     """The one input's (channels, height, width); raises OpError where it is no image."""
     shape = inputs[0]

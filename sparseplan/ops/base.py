@@ -143,6 +143,19 @@ class TileSpace:
     macs: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stripe:
+    """How an op makes some rows of its output.
+
+    Attributes:
+        inputs: half-open range of rows that it reads, by slot; None for an input that is read in whole.
+        attrs: completed attributes of the op that makes exactly these rows from those.
+    """
+
+    inputs: tuple[tuple[int, int] | None, ...]
+    attrs: Mapping[str, Any]
+
+
 REQUIRED: Any = object()
 
 
@@ -158,6 +171,10 @@ class OpDef(ABC):
     view: ClassVar[bool] = False
     #: inputs laid side by side along axis 0 are the output; costs nothing where that is possible
     concat: ClassVar[bool] = False
+    #: the output is rows ``attrs["lo"]`` to ``attrs["hi"]`` of the input; costs nothing where that is possible
+    window: ClassVar[bool] = False
+    #: inputs one below the other are the output; costs nothing where that is possible
+    stack: ClassVar[bool] = False
     #: ``grad_input`` honours ``channels``, so a gradient of some channels costs only these
     partial_input: ClassVar[bool] = False
 
@@ -220,6 +237,16 @@ class OpDef(ABC):
 
     def fraction(self, info: OpInfo, slot: str) -> Fraction | None:
         """How parameter ``slot`` can be updated in part; None: as a whole only."""
+        return None
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        """How rows ``[lo, hi)`` (axis 1) of the output are made; None: the op cannot work by rows.
+
+        Stripes whose rows adjoin or overlap, and together are all rows, read all rows of the inputs.
+
+        Raises:
+            OpError: these rows alone cannot be made.
+        """
         return None
 
     def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:

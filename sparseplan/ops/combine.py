@@ -18,6 +18,7 @@ from sparseplan.ops.base import (
     Operand,
     OpInfo,
     Shape,
+    Stripe,
     TileSpace,
     need,
     register,
@@ -36,6 +37,9 @@ class Add(OpDef):
         if len(set(inputs)) > 1:
             raise OpError(f"inputs have shapes {list(inputs)}; add takes equal ones")
         return inputs[0]
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        return Stripe(((lo, hi),) * len(info.inputs), info.attrs)
 
     def inplace(self, info: OpInfo) -> tuple[int, ...]:
         return tuple(range(len(info.inputs)))
@@ -89,6 +93,11 @@ class Mul(OpDef):
 
     def needs_for_input(self, info: OpInfo, slot: int) -> Alternatives:
         return need(f"x{1 - slot}")
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        # what is spread over all rows is read in whole by every stripe
+        rows = tuple((lo, hi) if shape[1] == info.output[1] else None for shape in info.inputs)
+        return Stripe(rows, info.attrs)
 
     def inplace(self, info: OpInfo) -> tuple[int, ...]:
         return (0, 1) if info.inputs[0] == info.inputs[1] else ()
@@ -158,6 +167,9 @@ class Concat(OpDef):
             ):
                 raise OpError(f"inputs have shapes {list(inputs)}; they may differ along axis={axis} only")
         return (*first[:axis], sum(s[axis] for s in inputs), *first[axis + 1 :])
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        return None if info.attrs["axis"] == 1 else Stripe(((lo, hi),) * len(info.inputs), info.attrs)
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         return np.concatenate(x, axis=info.attrs["axis"] + 1)

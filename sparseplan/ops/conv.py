@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sparseplan.errors import OpError
 from sparseplan.network import Attr
-from sparseplan.ops.attrs import image, integer, padding4, pair
+from sparseplan.ops.attrs import image, integer, padding4, pair, window_rows
 from sparseplan.ops.base import (
     NOTHING,
     REQUIRED,
@@ -20,6 +20,7 @@ from sparseplan.ops.base import (
     Operand,
     OpInfo,
     Shape,
+    Stripe,
     TileSpace,
     need,
     register,
@@ -174,6 +175,13 @@ class Conv(_Conv):
             return Fraction(axis=1, units=channels, per_unit=1, rows=1)
         return Fraction(axis=0, units=groups, per_unit=info.output[0] // groups, rows=channels // groups)
 
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        window = window_of(info.attrs)
+        _, left, _, right = window.padding
+        rows, top, bottom = window_rows(lo, hi, info.output[1], info.inputs[0][1], window.stride[0], window.extent[0],
+                                        window.padding[0])  # fmt: skip
+        return Stripe((rows,), {**info.attrs, "padding": (top, left, bottom, right)})
+
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         out = (info.output[1], info.output[2])
         return correlate(x[0], params["weight"], window_of(info.attrs), out, info.attrs["groups"], params.get("bias"))
@@ -298,6 +306,19 @@ class ConvTranspose(_Conv):
         # the weight's axis 0 is the input channel; with groups a unit is a group of them
         per = 1 if groups == 1 else channels // groups
         return Fraction(axis=0, units=channels // per, per_unit=per, rows=per)
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        window, height = window_of(info.attrs), info.inputs[0][1]
+        (top, left, _, right), stride, extent = window.padding, window.stride[0], window.extent[0]
+        # input row i meets output rows [i * stride - top, i * stride - top + extent)
+        first = 0 if lo == 0 else max(0, -(-(lo + top - extent + 1) // stride))
+        last = height if hi == info.output[1] else min(height, (hi - 1 + top) // stride + 1)
+        first = min(first, (lo + top) // stride, last - 1)  # rows between windows begin with the one before
+        above = lo - (first * stride - top)
+        below = (last - 1) * stride - top + extent - hi
+        extra = (max(0, -below), info.attrs["output_padding"][1])
+        attrs = {**info.attrs, "padding": (above, left, max(0, below), right), "output_padding": extra}
+        return Stripe(((first, last),), attrs)
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         size = (info.output[1], info.output[2])

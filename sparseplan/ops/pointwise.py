@@ -19,6 +19,7 @@ from sparseplan.ops.base import (
     Operand,
     OpInfo,
     Shape,
+    Stripe,
     TileSpace,
     either,
     need,
@@ -36,6 +37,9 @@ class Unary(OpDef):
 
     def macs(self, info: OpInfo, pass_: str) -> int:
         return info.out_elements
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        return Stripe(((lo, hi),), info.attrs)
 
     def inplace(self, info: OpInfo) -> tuple[int, ...]:
         return (0,)

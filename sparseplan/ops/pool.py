@@ -9,7 +9,7 @@ import numpy as np
 
 from sparseplan.errors import OpError
 from sparseplan.network import Attr
-from sparseplan.ops.attrs import boolean, image, padding4, pair
+from sparseplan.ops.attrs import boolean, image, padding4, pair, window_rows
 from sparseplan.ops.base import (
     REQUIRED,
     Alternatives,
@@ -20,6 +20,7 @@ from sparseplan.ops.base import (
     Operand,
     OpInfo,
     Shape,
+    Stripe,
     TileSpace,
     either,
     register,
@@ -75,6 +76,13 @@ class _Pool(OpDef):
         for target, part in zip(self._taps(info, padded), parts, strict=True):
             target += part
         return np.ascontiguousarray(padded[:, :, top : top + height, left : left + width])
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        window = self._window(info.attrs)
+        _, left, _, right = window.padding
+        rows, top, bottom = window_rows(lo, hi, info.output[1], info.inputs[0][1], window.stride[0], window.extent[0],
+                                        window.padding[0])  # fmt: skip
+        return Stripe((rows,), {**info.attrs, "padding": (top, left, bottom, right)})
 
     def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:
         window = self._window(info.attrs)

@@ -22,7 +22,7 @@ from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer
 from sparseplan.run.execute import Read, Write
 from sparseplan.run.numerics import decode, encode
-from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Span, Step, Value
+from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Box, Span, Step, Value
 
 POISON = 0xFF
 CANARY = 0xA5
@@ -259,17 +259,23 @@ class Arena:
             raise PlanError(f"{name!r} has shape {array.shape}, planned {value.shape}")
         end = max((b.lo + b.bytes for b in self._live if b.value == name), default=0)
         place = self._place((Span(name, 0, max(end, value.bytes)),))
-        self._put(place, encode(array, value.dtype, value.scale))
+        self._put(place, encode(_as_stored(array, value), value.dtype, value.scale))
 
     def peek(self, name: str) -> Array:
         """A copy of a value as kernels see it; raises PlanError where it is not there."""
         value = self.values[name]
         place = self._place((Span(name, 0, value.bytes),))
+        if value.layout == "hcw":
+            batch, channels, height, width = value.shape
+            stored = self._get(place, value.dtype, (batch, height, channels, width), value.scale)
+            return np.ascontiguousarray(stored.swapaxes(1, 2))
         return self._get(place, value.dtype, value.shape, value.scale).copy()
 
     def reader(self, arg: Arg) -> Read:
         """See execute.Storage; float32 arguments are views of the arena where their parts adjoin."""
         scale = self.values[arg.spans[0].value].scale
+        if arg.boxes:
+            return self._patchwork(arg, scale)
         if self._split and len(arg.spans) > 1 and (arg.shape[0] > 1 or not self._adjoin(arg.spans)):
             return self._gather(arg, scale)
         place = self._place(arg.spans)
@@ -306,22 +312,52 @@ class Arena:
 
         return read
 
+    def _patchwork(self, arg: Arg, scale: float | None) -> Read:
+        """An image of one sample put together from rows and channels that lie in several places, zero elsewhere."""
+        parts: list[tuple[Place, tuple[int, ...], bool, Box]] = []
+        for s, box in zip(arg.spans, arg.boxes, strict=True):
+            (c0, c1), (r0, r1) = box.channels, box.rows
+            by_row = self.values[s.value].layout == "hcw"
+            shape = (1, r1 - r0, c1 - c0, arg.shape[3]) if by_row else (1, c1 - c0, r1 - r0, arg.shape[3])
+            place = self._place((s,))
+            if bytes_of(math.prod(shape), arg.dtype) > place.hi - place.lo:
+                raise PlanError(f"{arg.tag}: {box} of {s.value!r} does not fit its {place.hi - place.lo} bytes")
+            parts.append((place, shape, by_row, box))
+        if sum(math.prod(shape) for _, shape, _, _ in parts) > math.prod(arg.shape):
+            raise PlanError(f"{arg.tag} of shape {arg.shape} is not made up of {list(arg.boxes)}")
+
+        def read() -> Array:
+            whole: Array | None = None
+            for place, shape, by_row, box in parts:
+                part = self._get(place, arg.dtype, shape, scale)
+                if whole is None:
+                    whole = np.zeros(arg.shape, part.dtype)
+                whole[:, slice(*box.channels), slice(*box.rows)] = part.swapaxes(1, 2) if by_row else part
+            assert whole is not None  # an argument has a span
+            return whole
+
+        return read
+
     def writer(self, arg: Arg) -> Write:
         """See execute.Storage."""
         place = self._place(arg.spans)
         value = self.values[arg.spans[0].value]
+        by_row = bool(arg.boxes) and value.layout == "hcw"
         if place.memory.level not in (MAIN, PAGE_LEVEL) or (value.role == "parameter" and value.level != MAIN):
             raise PlanError(f"{value.name!r} is written, but lies in {place.memory.level}, which is read-only")
 
         def write(array: Array) -> Array:
             if array.size != math.prod(arg.shape):
                 raise PlanError(f"{self._where()}: the kernel made shape {array.shape}, planned {arg.shape}")
+            if by_row:
+                array = array.reshape(arg.shape).swapaxes(1, 2)
             if arg.add:
                 array = self._get(place, arg.dtype, array.shape, value.scale) + array
             data = encode(array, arg.dtype, value.scale)
             self._start_writing()
             self._put(place, data)
-            return decode(data, arg.dtype, array.shape, value.scale)
+            stored = decode(data, arg.dtype, array.shape, value.scale)
+            return np.ascontiguousarray(stored.swapaxes(1, 2)) if by_row else stored
 
         return write
 
@@ -371,3 +407,8 @@ class Arena:
                     "where its buffer is not alive"
                 )
             place.memory.write(lo, hi, raw[lo - place.lo : hi - place.lo], number)
+
+
+def _as_stored(array: Array, value: Value) -> Array:
+    """An array in the order in which its value is stored."""
+    return array.swapaxes(1, 2) if value.layout == "hcw" else array

@@ -11,7 +11,7 @@ import numpy as np
 from sparseplan.ops.base import Array
 from sparseplan.run.execute import Executor, Kernel, Read, Write
 from sparseplan.run.numerics import rounded
-from sparseplan.steps import Arg, Schedule, Step
+from sparseplan.steps import Arg, Box, Schedule, Span, Step
 
 #: values of which a batch has one each
 _SHARED = ("parameter", "parameter gradient", "accumulator", "state")
@@ -29,14 +29,15 @@ def keep_heap() -> None:
 class ArrayStore:
     """Values by name, as kernels see them, for any batch size.
 
-    Arrays are shared, never written to. Values that adjoin are joined once, on the first read,
-    and kept until the last.
+    Arrays are shared, never written to, save those that the store makes for values written row by row.
+    Values that adjoin are joined once, on the first read, and kept until the last.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         keep_heap()
         self.values: dict[str, Array] = {}
         self._infos = schedule.values
+        self._made: dict[str, Array] = {}  # of values that are written row by row
         self._per_sample = {n: v.shape[1:] for n, v in schedule.values.items() if v.role not in _SHARED}
         for name, v in schedule.values.items():
             if v.role in ("accumulator", "state"):
@@ -60,6 +61,8 @@ class ArrayStore:
     def keys(arg: Arg) -> tuple[str, ...]:
         """Names under which an argument is held: its values, and their join."""
         names = tuple(s.value for s in arg.spans)
+        if arg.boxes:
+            return (*names, _patchwork_key(arg))
         return names if len(names) == 1 else (*names, "\n".join(names))
 
     def reader(self, arg: Arg) -> Read:
@@ -70,6 +73,8 @@ class ArrayStore:
         if first not in self._per_sample:
             return lambda: values[first]
         shape = arg.shape[1:]
+        if arg.boxes:
+            return self._patchwork(arg)
         if len(names) > 1:
             return _joined(values, names, shape)
         full = self._per_sample[first]
@@ -90,6 +95,8 @@ class ArrayStore:
         dtype, scale = info.dtype, info.scale
         plain = dtype in ("fp32", "u8", "i32", "bit")
         shape = self._per_sample.get(name)
+        if arg.boxes and shape is not None and shape[1] != arg.shape[2]:
+            return self._rows_writer(arg, shape)
         same = shape is None or arg.shape[1:] == shape
 
         def write(array: Array) -> Array:
@@ -110,6 +117,62 @@ class ArrayStore:
 
             return put
         return write
+
+    def _rows(self, span: Span) -> slice:
+        """The rows of a value that a span of a boxed argument holds."""
+        info = self._infos[span.value]
+        height = info.shape[2]
+        row = info.bytes // height
+        return slice(span.lo // row, min(-(-span.hi // row), height))
+
+    def _patchwork(self, arg: Arg) -> Read:
+        values = self.values
+        parts = [(s.value, self._rows(s), b) for s, b in zip(arg.spans, arg.boxes, strict=True)]
+        full = Box((0, arg.shape[1]), (0, arg.shape[2]))
+        if [box for _, _, box in parts] == [full]:
+            ((only, rows, _),) = parts
+            if rows == slice(0, self._per_sample[only][1]):
+                return lambda: values[only]
+            return lambda: values[only][:, :, rows]
+        key, shape = _patchwork_key(arg), arg.shape[1:]
+
+        def read() -> Array:
+            whole = values.get(key)
+            if whole is None:
+                first = values[parts[0][0]]
+                whole = np.zeros((len(first), *shape), first.dtype)
+                for name, rows, box in parts:
+                    whole[:, slice(*box.channels), slice(*box.rows)] = values[name][:, :, rows]
+                values[key] = whole
+            return whole
+
+        return read
+
+    def _rows_writer(self, arg: Arg, shape: tuple[int, ...]) -> Write:
+        values, made = self.values, self._made
+        (span,) = arg.spans
+        name, rows, info = span.value, self._rows(span), self._infos[span.value]
+
+        def write(array: Array) -> Array:
+            array = array.reshape(-1, *arg.shape[1:])
+            whole = values.get(name)
+            if whole is None:
+                whole = np.zeros((len(array), *shape), np.float32)
+            elif whole is not made.get(name):  # a kernel made it, and may share it
+                whole = whole.copy()
+            values[name] = made[name] = whole
+            if arg.add:
+                array = whole[:, :, rows] + array
+            array = rounded(array, info.dtype, info.scale)
+            whole[:, :, rows] = array
+            return array
+
+        return write
+
+
+def _patchwork_key(arg: Arg) -> str:
+    """Name under which an argument that is put together is held."""
+    return "\n".join(f"{s.value}[{s.lo}:{s.hi}]" for s in arg.spans)
 
 
 def _joined(values: dict[str, Array], names: list[str], shape: tuple[int, ...]) -> Read:

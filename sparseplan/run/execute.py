@@ -15,7 +15,8 @@ from sparseplan.errors import PlanError
 from sparseplan.ops import OpDef, OpInfo, loss_def, op_def
 from sparseplan.ops.base import Array
 from sparseplan.run.optimizers import Optimizer
-from sparseplan.steps import Arg, Step, TrainingOptions
+from sparseplan.run.packing import pack, unpack
+from sparseplan.steps import PACKED_CODES, PACKED_SCALES, Arg, Step, TrainingOptions
 
 Read = Callable[[], Array]
 Write = Callable[[Array], Array]
@@ -71,6 +72,8 @@ class Executor:
             return self._loss(step, storage)
         if step.kind in ("page_out", "page_in"):
             return _copy(step, storage)
+        if step.kind == "pack":
+            return _pack(step, storage)
         if step.op not in self.infos:
             raise PlanError(f"step {step.name!r} runs op {step.op!r}, which the network does not have")
         info = self.infos[step.op]
@@ -141,6 +144,17 @@ def _copy(step: Step, storage: Storage) -> Kernel:
     return run
 
 
+def _pack(step: Step, storage: Storage) -> Kernel:
+    """A tensor quantised to 8 bits."""
+    read, (codes, scales) = storage.reader(step.reads[0]), (storage.writer(a) for a in step.writes)
+
+    def run() -> None:
+        for write, array in zip((codes, scales), pack(read()), strict=True):
+            write(array)
+
+    return run
+
+
 def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
     inputs = [storage.reader(a) for a in step.reads[: len(info.inputs)]]
     params = [(a.tag, storage.reader(a)) for a in step.reads[len(info.inputs) :]]
@@ -193,6 +207,8 @@ def _grad_param(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
 
     def run() -> None:
         arrays = {tag: read() for tag, read in saved}
+        if PACKED_CODES in arrays:
+            arrays["x0"] = unpack(arrays.pop(PACKED_CODES), arrays.pop(PACKED_SCALES))
         if rows is not None and "x0" in arrays and arrays["x0"].shape[1] > rows:
             arrays["x0"] = arrays["x0"][:, :rows]  # of several samples the whole input is held
         write(d.grad_param(info, slot, dy(), arrays, keep))
@@ -207,13 +223,15 @@ def _grad_input(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
     writers = [storage.writer(a) for a in step.writes]
     ranges = separate_parts(step, info, d)
     if ranges:
+        cuts_of_parts = [_rows_cutter(a) for a in step.writes]
 
         def run_parts() -> None:
             arrays = {tag: read() for tag, read in saved}
             g = dy()
-            parts = [d.grad_input(info, slot, g, arrays, channels) for channels in ranges]
-            for write, part in zip(writers, parts, strict=True):
-                write(part)
+            parts = {channels: d.grad_input(info, slot, g, arrays, channels) for channels in ranges}
+            for arg, cut, write in zip(step.writes, cuts_of_parts, writers, strict=True):
+                part = parts[arg.channels]  # type: ignore[index]
+                write(part if cut is None else cut(part))
 
         return run_parts
     cuts = [_cutter(a, rank) for a in step.writes]
@@ -230,9 +248,10 @@ def separate_parts(step: Step, info: OpInfo, d: OpDef) -> list[tuple[int, int]]:
     """Channel ranges of an input's gradient that a step computes one by one; none where it
     computes the whole, because the kernel cannot do less or because all of it is wanted."""
     shape = info.inputs[int(step.target[1:])]
-    ranges = [a.channels for a in step.writes if a.channels is not None and len(a.shape) == 1 + len(shape)]
-    if not d.partial_input or len(ranges) != len(step.writes):
+    given = [a.channels for a in step.writes if a.channels is not None and len(a.shape) == 1 + len(shape)]
+    if not d.partial_input or len(given) != len(step.writes):
         return []
+    ranges = list(dict.fromkeys(given))  # several rows of the same channels are computed at once
     return ranges if sum(hi - lo for lo, hi in ranges) < shape[0] else []
 
 
@@ -242,6 +261,17 @@ def _cutter(arg: Arg, rank: int = 0) -> Callable[[Array], Array] | None:
     if arg.channels is None:
         return None
     lo, hi = arg.channels
+    rows = _rows_cutter(arg)
+    if rows is not None:
+        return lambda whole: rows(whole[:, lo:hi])
     if rank and len(arg.shape) == rank:
         return lambda whole: whole[:, lo:hi]
     return lambda whole: whole.reshape(len(whole), -1)[:, lo:hi]
+
+
+def _rows_cutter(arg: Arg) -> Callable[[Array], Array] | None:
+    """What takes an argument's rows out of an array of its channels."""
+    if arg.rows is None:
+        return None
+    lo, hi = arg.rows
+    return lambda part: part[:, :, lo:hi]

@@ -21,6 +21,7 @@ from sparseplan.dtypes import numpy_dtype
 from sparseplan.network import Network, Op
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 from sparseplan.ops.base import Array
+from sparseplan.run.packing import pack, unpack
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Arithmetic:
             call of their own; matrix products of other shapes may sum in another order.
         saved: (op, what is computed) to the tags that backward reads, where it has a choice.
         keep: parameter to the units of which the gradient is computed (see ops.base.Fraction).
+        packed: ops whose parameters' gradients are computed from an input that was saved in 8 bits.
         exact: gradients of parameters are not stored, so not rounded: they are added to a sum.
     """
 
@@ -43,6 +45,7 @@ class Arithmetic:
     saved: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     keep: Mapping[str, int] = field(default_factory=dict)
     exact: bool = False
+    packed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,15 @@ class Reference:
     Attributes:
         tensors: every activation and input by name.
         tensor_gradients: gradients of the tensors that one reaches.
-        gradients: gradients of all parameters that one reaches.
+        gradients: gradients of all parameters that one reaches: sums over the ops that use each.
+        terms: the terms of these sums, in the order in which backward comes to them.
     """
 
     loss: float
     tensors: Mapping[str, Array]
     tensor_gradients: Mapping[str, Array]
     gradients: Mapping[str, Array]
+    terms: Mapping[str, Sequence[Array]]
 
 
 def store(array: Array, dtype: str, scale: float | None = None) -> Array:
@@ -99,7 +104,9 @@ class _Walk:
         self.infos = infos(network)
         self.tensors: dict[str, Array] = dict(x)
         self.gradients: dict[str, Array] = {}
+        self.terms: dict[str, list[Array]] = {}
         self.tensor_gradients: dict[str, Array] = {}
+        self.rows: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}  # of gradients that come row by row: there yet?
 
     def run(self, target: Array, loss: str, loss_attrs: Mapping[str, Any]) -> Reference:
         for op in self.network.ops:
@@ -115,18 +122,22 @@ class _Walk:
         for op in reversed(self.network.ops):
             if op.output in self.tensor_gradients:
                 self.backward(op, self.tensor_gradients[op.output])
-        return Reference(value, self.tensors, self.tensor_gradients, self.gradients)
+        return Reference(value, self.tensors, self.tensor_gradients, self.gradients, self.terms)
 
     def backward(self, op: Op, dy: Array) -> None:
         d, info = op_def(op.kind), self.infos[op.name]
         for slot, p in op.params.items():
             saved = self.saved(op, info, slot, d.needs_for_param(info, slot)[0])
+            if op.name in self.arithmetic.packed and "x0" in saved:
+                saved["x0"] = unpack(*pack(saved["x0"]))
             keep = self.arithmetic.keep.get(p)
             cut = d.fraction(info, slot)
             if keep is not None and cut is not None and cut.rows is not None:
                 saved["x0"] = saved["x0"][:, : keep * cut.rows]
             grad = d.grad_param(info, slot, dy, saved, keep)
-            self.gradients[p] = grad if self.arithmetic.exact else store(grad, self.arithmetic.dtype)
+            self.terms.setdefault(p, []).append(grad)
+            total = self.gradients[p] + grad if p in self.gradients else grad
+            self.gradients[p] = total if self.arithmetic.exact else store(total, self.arithmetic.dtype)
         for i, name in enumerate(op.inputs):
             if not d.differentiable(info, i):
                 continue
@@ -152,13 +163,55 @@ class _Walk:
                 result[tag] = by_tag[tag]
         return result
 
-    def flow(self, name: str, dx: Array) -> None:
-        """Add to the gradient of a tensor; through free ops, to what lies behind it."""
+    def flow(self, name: str, dx: Array, first: int | None = None) -> None:
+        """Add to the gradient of a tensor (of its rows from ``first`` on); through free ops, to what lies behind it."""
         op = self.network.producer.get(name)
         if op is not None and op.name in self.arithmetic.free:
-            for i, t in enumerate(op.inputs):
-                self.flow(t, op_def(op.kind).grad_input(self.infos[op.name], i, dx, {}))
+            d, info = op_def(op.kind), self.infos[op.name]
+            if d.window:
+                self.flow(op.inputs[0], dx, info.attrs["lo"] + (first or 0))
+            elif d.stack:
+                self.spread(op, info, dx, first or 0)
+            elif d.concat and first is not None:
+                for t, part in zip(op.inputs, _channels(info, dx), strict=True):
+                    self.flow(t, part, first)
+            else:
+                for i, t in enumerate(op.inputs):
+                    self.flow(t, d.grad_input(info, i, dx, {}))
+            return
+        if first is not None and dx.shape[2] != self.tensors[name].shape[2]:
+            self.add_rows(name, dx, first)
+            return
+        if name in self.rows:
+            self.add_rows(name, dx, 0)
             return
         if name in self.tensor_gradients:
             dx = self.tensor_gradients[name] + dx
         self.tensor_gradients[name] = store(dx, self.arithmetic.dtype)
+
+    def spread(self, op: Op, info: OpInfo, dx: Array, first: int) -> None:
+        """Gradient rows from ``first`` on, to the images one below the other that they belong to."""
+        at = 0
+        for t, shape in zip(op.inputs, info.inputs, strict=True):
+            lo, hi = max(at, first), min(at + shape[1], first + dx.shape[2])
+            if lo < hi:
+                self.flow(t, dx[:, :, lo - first : hi - first], lo - at)
+            at += shape[1]
+
+    def add_rows(self, name: str, dx: Array, first: int) -> None:
+        """Add to rows of a gradient that are there, set those that are not."""
+        whole = self.tensor_gradients.get(name)
+        if name not in self.rows:
+            self.rows[name] = np.full(self.tensors[name].shape[2], whole is not None)
+        there = self.rows[name][first : first + dx.shape[2]]
+        whole = np.zeros(self.tensors[name].shape, dx.dtype) if whole is None else whole.copy()
+        part = whole[:, :, first : first + dx.shape[2]]
+        part[:] = store(np.where(there[:, None], part + dx, dx), self.arithmetic.dtype)
+        there[:] = True
+        self.tensor_gradients[name] = whole
+
+
+def _channels(info: OpInfo, dx: Array) -> list[Array]:
+    """A gradient cut into those of a concat's inputs, whatever its rows."""
+    ends = np.cumsum([shape[0] for shape in info.inputs])
+    return list(np.split(dx, ends[:-1].tolist(), axis=1))

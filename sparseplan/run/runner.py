@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from sparseplan.run.numerics import rounded
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.reference import Arithmetic, reference, store
 from sparseplan.run.spread import spread
-from sparseplan.steps import OPTIMIZERS, TARGET, Step
+from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Step, packed_parameters
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class RunReport:
         bitwise_equal: whether all gradients, parameters and losses equal the reference's bit for bit.
         guard_intact: no byte changed but by a planned write: guard zones, red zones, other buffers.
         faults: where bytes changed that should not have.
+        packed_errors: relative error (Euclidean norm) that inputs saved in 8 bits bring to each
+            gradient that is computed from one, in the last run; empty where it was not compared.
         losses: of each run of the schedule.
         gradients: of updated parameters, cut where updated in part: of the last run (fused), or
             summed over all runs (accumulated).
@@ -52,6 +54,7 @@ class RunReport:
     guard_intact: bool
     guard_bytes: int
     faults: tuple[str, ...]
+    packed_errors: Mapping[str, float]
     losses: tuple[float, ...]
     steps: int
     gradients: Mapping[str, Array] = field(repr=False)
@@ -74,6 +77,7 @@ class RunReport:
             "guard_intact": self.guard_intact,
             "guard_bytes": self.guard_bytes,
             "faults": list(self.faults),
+            "packed_errors": dict(self.packed_errors),
             "losses": list(self.losses),
             "steps": self.steps,
         }
@@ -149,6 +153,7 @@ def run(
         guard_intact=not faults,
         guard_bytes=guard_bytes,
         faults=tuple(faults),
+        packed_errors=task.packed_errors() if compare else {},
         losses=tuple(result.outcome.losses),
         steps=len(plan.steps),
         gradients=result.outcome.gradients[-1],
@@ -241,8 +246,9 @@ class _Task:
             outcome.losses.append(found.loss)
             grads = {p: found.gradients[p] for p in self.plan.update}
             if self.accumulate:
-                for p, g in grads.items():
-                    sums[p] = store(sums.get(p, np.float32(0)) + g, self.options.dtype)
+                for p in grads:
+                    for term in found.terms[p]:
+                        sums[p] = store(sums.get(p, np.float32(0)) + term, self.options.dtype)
                 outcome.gradients.append(dict(sums))
             else:
                 outcome.gradients.append(grads)
@@ -252,6 +258,21 @@ class _Task:
             self._update(parameters, means, states, 1)
         outcome.parameters = parameters
         return outcome
+
+    def packed_errors(self) -> dict[str, float]:
+        """How far gradients from inputs in 8 bits are from those of the inputs as they were, on the last batch."""
+        packed = packed_parameters(self.network, self.plan.steps)
+        if not packed:
+            return {}
+        arithmetic = arithmetic_of(self.network, self.options.dtype, self.plan.steps, True)
+        arrays, target = self.batches[-1]
+        found, exact = (
+            reference(self.network, self.parameters, arrays, target, self.options.loss, self.options.loss_attrs, a)
+            for a in (arithmetic, replace(arithmetic, packed=frozenset()))
+        )
+        norm, least = np.linalg.norm, np.finfo(float).tiny
+        pairs = {p: (found.gradients[p], exact.gradients[p]) for p in sorted(packed)}
+        return {p: float(norm(a - b) / max(norm(b), least)) for p, (a, b) in pairs.items()}
 
     def _update(
         self, parameters: dict[str, Array], grads: Mapping[str, Array], states: dict[str, tuple[Array, ...]], count: int
@@ -273,11 +294,16 @@ def arithmetic_of(network: Network, dtype: str, steps: Iterable[Step], exact: bo
     parts: dict[tuple[str, int], list[tuple[int, int]]] = {}
     saved: dict[tuple[str, str], frozenset[str]] = {}
     keep: dict[str, int] = {}
+    packed: set[str] = set()
     for s in steps:
         if s.kind == "forward":
             ran.add(s.op)
         elif s.kind in ("grad_input", "grad_param"):
-            saved[s.op, s.target] = frozenset(a.tag for a in s.reads) - {"dy", "dx", "acc"}
+            tags = frozenset(a.tag for a in s.reads) - {"dy", "dx", "acc"}
+            if PACKED_CODES in tags:
+                packed.add(s.op)
+                tags = tags - {PACKED_CODES, PACKED_SCALES} | {"x0"}
+            saved[s.op, s.target] = tags
         if s.kind == "grad_param" and s.keep is not None:
             keep[network.op[s.op].params[s.target]] = s.keep
         if s.kind == "grad_input":
@@ -285,11 +311,12 @@ def arithmetic_of(network: Network, dtype: str, steps: Iterable[Step], exact: bo
             if ranges:
                 parts[s.op, int(s.target[1:])] = ranges
     free = frozenset(op.name for op in network.ops if op.name not in ran and _is_free(op.kind))
-    return Arithmetic(dtype, free, parts, saved, keep, exact)
+    return Arithmetic(dtype, free, parts, saved, keep, exact, frozenset(packed))
 
 
 def _is_free(kind: str) -> bool:
-    return op_def(kind).view or op_def(kind).concat
+    d = op_def(kind)
+    return d.view or d.concat or d.window or d.stack
 
 
 def _difference(a: _Outcome, b: _Outcome) -> tuple[float, float, bool]:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 from ortools.sat.python import cp_model
 
-from sparseplan.recompute import Savings
+from sparseplan.recompute import Savings, packable
+from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.training import ALWAYS, MaybeStep, TrainingGraph
 
 if TYPE_CHECKING:
     from sparseplan.solve.rows import Literals
 
 #: decisions of what may be done to hold less
-RECOMPUTE, PAGE = "recompute", "page"
+RECOMPUTE, PAGE, STREAM, INT8 = "recompute", "page", "stream", "int8"
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,25 @@ class Again:
         runs: (op, index of the step before which it may run again).
         fetches: (tensor, index of the step before which it may be paged in).
         paged: tensor to the literal that it is paged out; a fetch implies it.
+        packed: op to the literal that its saved input is packed into 8 bits.
+        moved: (value, level) to the literal that it lives there: frozen parameters, accumulators, states.
+        packs: index of a gradient step to the values that it would read packed.
     """
 
     runs: Mapping[tuple[str, int], cp_model.IntVar]
     fetches: Mapping[tuple[str, int], cp_model.IntVar]
     paged: Mapping[str, cp_model.IntVar]
     producers: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, cp_model.IntVar] = field(default_factory=dict)
+    packs: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    moved: Mapping[tuple[str, str], cp_model.IntVar] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.runs or self.fetches)
+        return bool(self.runs or self.fetches or self.packed or self.moved)
+
+    def away(self, value: str) -> cp_model.IntVar | None:
+        """The literal that a persistent value lives at a slower level."""
+        return next((literal for (name, _), literal in self.moved.items() if name == value), None)
 
     def by_step(self, order: Mapping[str, MaybeStep]) -> dict[int, list[str]]:
         """By step: the ops that may run (or whose outputs may come back) before it, in network order; "" for inputs."""
@@ -111,10 +122,35 @@ def candidates(
     return runs, fetches, producers
 
 
-def named(graph: TrainingGraph, runs: Collection[tuple[str, int]], fetches: Collection[tuple[str, int]]) -> Savings:
+def packable_steps(
+    graph: TrainingGraph, allowed: Collection[str], bound: Collection[str]
+) -> dict[int, tuple[str, ...]]:
+    """Gradient steps whose input may be packed, with the values that hold it."""
+    if INT8 not in allowed:
+        return {}
+    found = {i: packable(s, graph.values) for i, s in enumerate(graph.steps) if s.kind == "grad_param"}
+    return {i: names for i, names in found.items() if names and not any(n in bound for n in names)}
+
+
+def movable(graph: TrainingGraph, allowed: Collection[str], stream_level: str | None) -> list[tuple[str, str]]:
+    """(value, level): frozen parameters that may be streamed, accumulators and states that may live at L3."""
+    found = []
+    for name, value in graph.values.items():
+        if STREAM in allowed and value.role == "parameter" and graph.options.frozen == MAIN and stream_level:
+            found.append((name, stream_level))
+        elif PAGE in allowed and value.role in ("accumulator", "state"):
+            found.append((name, PAGE_LEVEL))
+    return found
+
+
+def named(
+    graph: TrainingGraph, runs: Collection[tuple[str, int]], fetches: Collection[tuple[str, int]],
+    packed: Collection[str], moved: Collection[tuple[str, str]],
+) -> Savings:  # fmt: skip
     """The chosen ones by names of steps."""
     name = [s.name for s in graph.steps]
-    return Savings(frozenset((op, name[i]) for op, i in runs), frozenset((t, name[i]) for t, i in fetches))
+    made = frozenset((op, name[i]) for op, i in runs), frozenset((t, name[i]) for t, i in fetches)
+    return Savings(*made, frozenset(packed), frozenset(moved))
 
 
 def used_at_once(graph: TrainingGraph, literals: Literals, again: Again, narrow: cp_model.IntVar) -> None:

@@ -147,7 +147,7 @@ class Pipeline:
                         return self.infeasible()
                     return self.answer(best, doubt)
                 break
-            objective = problem.worth(selection.decisions.update)
+            objective = program.worth(selection.decisions)
             self.progress(f"value {objective:g} ({selection.status}) in live bytes; placing")
             candidate = self.place(selection.decisions, capacity)
             placed = candidate.placement.status == "PLACED"
@@ -196,7 +196,7 @@ class Pipeline:
             placement = candidate.placement
             if placement.status == "PLACED" and (capacity is None or placement.peak <= capacity):
                 selection = Selection("FEASIBLE", decisions, math.inf, {}, 0.0)
-                return Found(candidate, selection, self.problem.worth(decisions.update))
+                return Found(candidate, selection, self.program.worth(decisions))
         return None
 
     def allowed(self, decisions: Decisions) -> bool:

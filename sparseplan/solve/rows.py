@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ortools.sat.python import cp_model
 
 from sparseplan.liveness import pieces
+from sparseplan.recompute import pack_reader, packed_values
 from sparseplan.solve.again import Again
 from sparseplan.steps import MAIN
 from sparseplan.training import ALWAYS, NEVER, MaybeStep, TrainingGraph
@@ -250,6 +251,7 @@ class _Rows:
                 pending.append((name, hi - lo, segments))
                 for p, literal in after.items():
                     self.after[p, name] = self.at_least(self.after.get((p, name), False), literal)
+        pending += self.packed_pieces()
         special = self.specials(wanted)
         for name, size, segments in pending:
             for start, stop, literal in segments:
@@ -267,9 +269,11 @@ class _Rows:
             ends = (end for _, a, b, _ in uses for end in (a, b))
             found = [(self.literals.any(c for _, a, b, c in uses if a < hi and lo < b), hi - lo)
                      for lo, hi in pieces(ends)]  # fmt: skip
+        away = self.again.away(name)
         for literal, size in found:
+            here = literal if away is None else self.unless(literal, away)
             for row in self.rows:
-                row.add(literal, size)
+                row.add(here, size)
 
     def piece(
         self, name: str, lo: int, hi: int, uses: list[Access], overwrites: set[int]
@@ -279,10 +283,14 @@ class _Rows:
         From its end: a piece is alive where a reader is still to come that no later run of its op serves.
         """
         base: dict[int, list[Condition]] = {}
+        reads: dict[int, Literal] = {p: run for p, a, b, run in self.reads.get(name, ()) if a < hi and lo < b}
         for i, a, b, c in uses:
             if a < hi and lo < b:
-                base.setdefault(self.at[i], []).append(c)
-        reads = {p: run for p, a, b, run in self.reads.get(name, ()) if a < hi and lo < b}
+                if name in self.again.packs.get(i, ()):  # read unless it is packed
+                    exact = self.literals.negation(self.again.packed[self.graph.steps[i].op])
+                    reads[self.at[i]] = self.literals.all([self.literals.condition(c), exact])
+                else:
+                    base.setdefault(self.at[i], []).append(c)
         makes = self.makes.get(name, {})
         events = sorted({*base, *reads, *makes}, reverse=True)
         born = 0 if self.graph.values[name].role == "input" else min(base)
@@ -314,6 +322,29 @@ class _Rows:
         if last is not None and born < last:
             segments.append((born, last, self.at_least(low, self.literals.any(conditions))))
         return [s for s in segments if s[2] is not False], after
+
+    def packed_pieces(self) -> list[tuple[str, int, list[tuple[int, int, Literal]]]]:
+        """Codes and scales of what may be packed: from the last forward reader to the last reader of them."""
+        readers: dict[str, list[tuple[int, Literal]]] = {}
+        for i, names in self.again.packs.items():
+            step = self.graph.steps[i]
+            for name in names:
+                taken = [c for j, _, _, c in self.table[name] if j == i]
+                literal = self.literals.all([self.again.packed[step.op], self.literals.any(taken)])
+                readers.setdefault(name, []).append((self.at[i], literal))
+        pending = []
+        for name, found in readers.items():
+            parts = packed_values(self.graph.values[name])
+            size = sum(align_up(v.bytes, self.graph.options.alignment) for v in parts)
+            alive: Literal = False
+            segments: list[tuple[int, int, Literal]] = []
+            ends = sorted(found, key=lambda item: -item[0])
+            starts = [p + 1 for p, _ in ends[1:]] + [self.at[pack_reader(self.graph.steps, name)]]
+            for (p, literal), start in zip(ends, starts, strict=True):
+                alive = self.at_least(alive, literal)
+                segments.append((start, p + 1, alive))
+            pending.append((packed_values(self.graph.values[name])[0].name, size, segments))
+        return pending
 
     def unless(self, alive: Literal, made: Literal) -> Literal:
         """At least ``alive and not made``."""
@@ -382,6 +413,26 @@ def macs_terms(graph: TrainingGraph, literals: Literals, again: Again | None = N
     for step in graph.steps:
         for when, n in step.macs:
             row.add(literals.mask(when), n)
+    return row
+
+
+def traffic_terms(graph: TrainingGraph, literals: Literals, again: Again) -> Row:
+    """Bytes that paging and streaming move: each page once out and as often in as it comes back; what is
+    streamed, once for each step that reads it and once more for each that writes it."""
+    row = Row(0, {})
+    size = {name: v.bytes for name, v in graph.values.items()}
+    for t, literal in again.paged.items():
+        row.add(literal, size[t])
+    for (t, _), literal in again.fetches.items():
+        row.add(literal, size[t])
+    forward = {s.op: s for s in graph.steps if s.kind == "forward"}
+    for (name, _), away in again.moved.items():
+        users = [s for s in graph.steps for a in (*s.reads, *s.writes) for x in a.spans if x.value == name]
+        for condition in ((s.when, s.pick) for s in users):
+            row.add(literals.all([away, literals.condition(condition)]), size[name])
+        for (op, _), run in again.runs.items():
+            if any(x.value == name for a in forward[op].reads for x in a.spans):
+                row.add(literals.all([away, run]), size[name])
     return row
 
 

@@ -16,9 +16,9 @@ from ortools.sat.python import cp_model
 
 from sparseplan.problem import Pair, Problem, Saturation
 from sparseplan.recompute import NO_SAVINGS, Savings
-from sparseplan.solve.again import Again, candidates, named, used_at_once
+from sparseplan.solve.again import Again, candidates, movable, named, packable_steps, used_at_once
 from sparseplan.solve.cpsat import Limits, Outcome, Sense, solve, solve_in_order
-from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, total, undominated
+from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, total, traffic_terms, undominated
 from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.training import TrainingGraph
 from sparseplan.units import align_up
@@ -100,6 +100,7 @@ class Program:
         self.rows = undominated(self.all_rows)
         self.area = total(self.all_rows)
         self.macs = macs_terms(graph, self.literals, self.again)
+        self.traffic = traffic_terms(graph, self.literals, self.again)
         self.frozen = frozen_row(graph, self.literals, problem.device.level(problem.options.frozen).alignment)
         self._value()
         self.excluded: list[Excluded] = []
@@ -111,10 +112,19 @@ class Program:
         graph, model = self.graph, self.model
         bound = {v for group in graph.composites for v, _ in group}
         runs, fetches, producers = candidates(graph, self.problem.savings, bound)
+        moved = {key: model.new_bool_var(f"{key[0]} at {key[1]}")
+                 for key in movable(graph, self.problem.savings, self.problem.stream_level)}  # fmt: skip
+        for (name, _), literal in moved.items():
+            levels = graph.levels.get(name)
+            if levels is not None and levels.atoms:  # a parameter that is updated lives in main memory
+                model.add_implication(self.literals.atoms[levels.atoms[0]], literal.Not())
+        packs = packable_steps(graph, self.problem.savings, bound)
         paged = {t: model.new_bool_var(f"page {t}") for t in dict.fromkeys(t for t, _ in fetches)}
         again = Again(
             {(op, i): model.new_bool_var(f"{op} before {i}") for op, i in runs},
             {(t, i): model.new_bool_var(f"fetch {t} before {i}") for t, i in fetches}, paged, producers,
+            {op: model.new_bool_var(f"pack input of {op}") for op in dict.fromkeys(graph.steps[i].op for i in packs)},
+            packs, moved,
         )  # fmt: skip
         for (_, i), literal in (*again.runs.items(), *again.fetches.items()):
             takes_place = self.literals.condition((graph.steps[i].when, graph.steps[i].pick))
@@ -125,7 +135,7 @@ class Program:
             other = again.runs.get((producers.get(t, ""), i))
             if other is not None:
                 model.add_bool_or([literal.Not(), other.Not()])
-        self.narrow = model.new_bool_var("used at once") if again else None
+        self.narrow = model.new_bool_var("used at once") if runs or fetches else None
         if self.narrow is not None:
             used_at_once(graph, self.literals, again, self.narrow)
         return again
@@ -142,10 +152,15 @@ class Program:
         self.scale = math.ldexp(1.0, min(shift, 1000))  # beyond it lie values of less than 1e-280
         literals = [*map(self._together, pairs), *map(self._saturated, bends)]
         scaled = [round(t.value * self.scale) for t in pairs] + [1] * len(bends)
+        prices = self._prices()
+        literals += [literal for literal, _ in prices]
+        scaled += [price for _, price in prices]
         self.value = cp_model.LinearExpr.sum([self._sum(worth), cp_model.LinearExpr.weighted_sum(literals, scaled)])
         numbers = [v for table in worth.values() for v in table] + [t.value for t in pairs]
+        if prices:
+            numbers += [problem.price(name, r) for name, table in problem.values.items() for r in table]
         exact = not bends and all((v * self.scale).is_integer() for v in numbers)
-        roundings = len(worth) + len(pairs) + sum(len(t.weights) + 2 for t in bends)
+        roundings = len(worth) + len(pairs) + len(prices) + sum(len(t.weights) + 2 for t in bends)
         #: how far apart two sums of values must be to be told apart
         self.resolution = 0.0 if exact else roundings / self.scale
 
@@ -159,6 +174,22 @@ class Program:
             atoms += [self.literals.atoms[bit] for bit in self.graph.levels[name].atoms]
             steps += [b - a for a, b in itertools.pairwise(whole)]
         return cp_model.LinearExpr.weighted_sum(atoms, steps)
+
+    def _prices(self) -> list[tuple[cp_model.IntVar, int]]:
+        """What gradients from packed inputs cost in worth: literals with scaled prices."""
+        found: list[tuple[cp_model.IntVar, int]] = []
+        for i in self.again.packs:
+            p, packed = self.graph.steps[i].param, self.again.packed[self.graph.steps[i].op]
+            if p is None:
+                continue
+            levels, before = self.graph.levels[p], 0
+            for (r, _), bit in zip(levels.fractions, levels.atoms, strict=True):
+                price = round(self.problem.price(p, r) * self.scale)
+                both = self.literals.all([self.literals.atoms[bit], packed])
+                if not isinstance(both, bool):
+                    found.append((both, before - price))
+                before = price
+        return found
 
     def _together(self, pair: Pair) -> cp_model.IntVar | int:
         """The literal (or constant) of a pair: all that it needs is updated."""
@@ -226,19 +257,20 @@ class Program:
             model.add(self.expression(self.macs) <= self.problem.max_macs)
         level = self.problem.options.frozen
         taken = {level: [self.frozen]} if level != MAIN else {}
-        if self.again.paged:
-            taken.setdefault(PAGE_LEVEL, []).append(self.pages())
+        for name, row in self.away().items():
+            taken.setdefault(name, []).append(row)
         for name, rows in taken.items():
             if (capacity := self.problem.capacity(name)) is not None:
                 model.add(self.expression(total(rows)) <= capacity)
 
-    def pages(self) -> Row:
-        """Bytes of all tensors that are paged out."""
-        row = Row(0, {})
-        alignment = self.problem.device.level(PAGE_LEVEL).alignment
-        for t, literal in self.again.paged.items():
-            row.add(literal, align_up(self.graph.values[t].bytes, max(alignment, self.graph.options.alignment)))
-        return row
+    def away(self) -> dict[str, Row]:
+        """Bytes at slower levels: tensors that are paged out, and what is streamed from there."""
+        found: dict[str, Row] = {}
+        places = [((t, PAGE_LEVEL), literal) for t, literal in self.again.paged.items()]
+        for (name, level), literal in (*places, *self.again.moved.items()):
+            alignment = max(self.problem.device.level(level).alignment, self.graph.options.alignment)
+            found.setdefault(level, Row(0, {})).add(literal, align_up(self.graph.values[name].bytes, alignment))
+        return found
 
     def peak(self, model: cp_model.CpModel) -> cp_model.IntVar:
         """A variable that is at least every step's bytes."""
@@ -272,6 +304,8 @@ class Program:
         for table, taken in ((self.again.runs, made.reruns), (self.again.fetches, made.fetches)):
             for (name, i), literal in table.items():
                 literals.append(literal.Not() if (name, self.graph.steps[i].name) in taken else literal)
+        literals += [v.Not() if key in made.moved else v for key, v in self.again.moved.items()]
+        literals += [v.Not() if op in made.packed else v for op, v in self.again.packed.items()]
         self.excluded.append(Excluded(tuple(literals), value, least))
 
     def select(
@@ -292,9 +326,15 @@ class Program:
             model.add_bool_or(e.clause)
         if above is not None:
             model.add(self.value >= math.floor((above + self.resolution) * self.scale) + 1)
-        atoms = [*self.literals.atoms.values(), *self.again.runs.values(), *self.again.fetches.values()]
+        again = self.again
+        tables = (again.runs, again.fetches, again.paged, again.packed, again.moved)
+        atoms = [*self.literals.atoms.values(), *(v for table in tables for v in table.values())]
+        if self.again.paged or self.again.moved:
+            at = order.index("macs") + 1 if "macs" in order else 0
+            order = (*order[:at], "traffic", *order[at:])
         lowest: dict[str, cp_model.LinearExprT] = {"macs": self.expression(self.macs), "peak": self.peak(model),
-                                                    "area": self.expression(self.area)}  # fmt: skip
+                                                    "area": self.expression(self.area),
+                                                    "traffic": self.expression(self.traffic)}  # fmt: skip
         # and, among equals, no update that is worth nothing
         last = cp_model.LinearExpr.weighted_sum([lowest[order[-1]], *atoms], [len(atoms) + 1] + [1] * len(atoms))
         goals: list[tuple[Sense, cp_model.LinearExprT]] = [
@@ -354,4 +394,16 @@ class Program:
                 picks[p.op] = p.options[next(i for i, v in enumerate(options) if outcome.value(v))]
         runs = [key for key, literal in self.again.runs.items() if outcome.value(literal)]
         fetches = [key for key, literal in self.again.fetches.items() if outcome.value(literal)]
-        return Decisions(update, picks, named(self.graph, runs, fetches))
+        packed = [op for op, literal in self.again.packed.items() if outcome.value(literal) and self._packs(op, update)]
+        moved = [key for key, literal in self.again.moved.items() if outcome.value(literal)]
+        return Decisions(update, picks, named(self.graph, runs, fetches, packed, moved))
+
+    def _packs(self, op: str, update: Mapping[str, float]) -> bool:
+        """Whether an op has a gradient that would read its input packed."""
+        return any(self.graph.steps[i].op == op and self.graph.steps[i].param in update for i in self.again.packs)
+
+    def worth(self, decisions: Decisions) -> float:
+        """Value of decisions, less the price of what is packed."""
+        steps = (self.graph.steps[i] for i in self.again.packs)
+        packed = {s.param for s in steps if s.op in decisions.savings.packed and s.param is not None}
+        return self.problem.worth(decisions.update, packed)

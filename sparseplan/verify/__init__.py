@@ -15,8 +15,8 @@ from sparseplan.verify.decisions import (
     check_macs,
     check_objective,
     check_picks,
-    check_savings,
     check_reach,
+    check_savings,
     check_unsolved,
 )
 from sparseplan.verify.execute import execute

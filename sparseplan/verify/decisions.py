@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+from sparseplan.ops import op_def
+from sparseplan.ops.base import resolve
 from sparseplan.plan import Plan
 from sparseplan.problem import Pair, Problem, Term
+from sparseplan.steps import PACKED_CODES
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings
 
@@ -59,6 +62,12 @@ def worth_of_term(term: Term, update: dict[str, float]) -> float:
 def check_objective(problem: Problem, plan: Plan, update: dict[str, float], findings: Findings) -> None:
     """The value is the sum over the update set and its terms, and the bound proves what the status says."""
     parts = [problem.values[p][r] for p, r in update.items()]
+    packed = {s.op for s in plan.steps if s.kind == "grad_param" and any(a.tag == PACKED_CODES for a in s.reads)}
+    for p, r in update.items():
+        op, slot = problem.network.owner[p]
+        reads_input = any("x0" in tags for tags in op_def(op.kind).needs_for_param(resolve(problem.network, op), slot))
+        if op.name in packed and reads_input:
+            parts.append(-problem.int8_price * abs(problem.values[p][r]))
     value = math.fsum(parts + [worth_of_term(term, update) for term in problem.terms])
     if plan.objective != value:
         findings.add("objective", "objective", f"objective={plan.objective!r}, but the update set is worth {value!r}")
@@ -87,8 +96,8 @@ def check_macs(problem: Problem, facts: Facts, plan: Plan, findings: Findings) -
 
 
 def check_savings(problem: Problem, plan: Plan, findings: Findings) -> None:
-    """Nothing is recomputed or paged unless the problem lets it."""
-    kinds = {"recompute": "recompute", "page_out": "page", "page_in": "page"}
+    """Nothing is recomputed, paged or packed unless the problem lets it."""
+    kinds = {"recompute": "recompute", "page_out": "page", "page_in": "page", "pack": "int8"}
     for i, step in enumerate(plan.steps):
         saving = kinds.get(step.kind)
         if saving is not None and saving not in problem.savings:

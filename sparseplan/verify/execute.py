@@ -131,7 +131,7 @@ class _Execution:
                 self.findings.add("step", where, "is not needed: no updated parameter lies upstream")
             elif step.kind in ("forward", "grad_param"):
                 continue  # reported with its arguments
-            kind = "forward" if step.kind == "recompute" else step.kind
+            kind: str = "forward" if step.kind == "recompute" else step.kind
             macs = facts.macs(kind, step.op, step.target) if (kind, step.op, step.target) in required else 0
             if step.macs != macs:
                 self.findings.add("macs", where, f"macs={step.macs} should be {macs}")
@@ -204,8 +204,8 @@ class _Execution:
         wanted = MAIN
         if step.kind in ("page_out", "page_in"):
             wanted = PAGE_LEVEL if written == (step.kind == "page_out") else MAIN
-        elif value.role == "parameter" and not written:
-            return  # where it may lie is checked with its value
+        elif value.role in ("accumulator", "state") or (value.role == "parameter" and not written):
+            return  # streamed from where it lies, which is checked with its value
         if value.level != wanted:
             self.findings.add("step", where, f"{what} of {value.name!r} in {value.level}, which should be {wanted}")
 

@@ -191,13 +191,20 @@ class Facts:
                 return []
             levels = (MAIN, PAGE_LEVEL) if "page" in self.problem.savings else (MAIN,)
             return [Spec(self.batched(tensor.shape), self.dtype(t), False, level, tensor.scale) for level in levels]
+        if value.role == "packed":
+            if tensor.role == "parameter" or "int8" not in self.problem.savings or not tensor.shape:
+                return []
+            codes = Spec(self.batched(tensor.shape), "u8", False, MAIN, None)
+            return [codes, Spec((1, self.scales(t)), "fp32", False, MAIN, None)]
         if value.role == "gradient":
             return [Spec(self.batched(tensor.shape), dtype, False, MAIN, None)] if tensor.role == "activation" else []
         if tensor.role != "parameter":
             return []
         if value.role == "parameter":
-            level = MAIN if t in self.update else self.options.frozen
-            return [Spec(tensor.shape, self.dtype(t), True, level, tensor.scale)]
+            homes = [MAIN if t in self.update else self.options.frozen]
+            if "stream" in self.problem.savings and t not in self.update and self.problem.stream_level:
+                homes.append(self.problem.stream_level)
+            return [Spec(tensor.shape, self.dtype(t), True, level, tensor.scale) for level in homes]
         kept = {
             "parameter gradient": self.options.gradients == "fused",
             "accumulator": self.options.gradients == "accumulate",
@@ -205,7 +212,15 @@ class Facts:
         }
         if t not in self.update or not kept.get(value.role, False):
             return []
-        return [Spec(self.cut_shape(t), dtype, value.role != "parameter gradient", MAIN, None)]
+        found = [Spec(self.cut_shape(t), dtype, value.role != "parameter gradient", MAIN, None)]
+        if value.role in ("accumulator", "state") and "page" in self.problem.savings:
+            found.append(found[0]._replace(level=PAGE_LEVEL))
+        return found
+
+    def scales(self, tensor: str) -> int:
+        """Scales of a tensor in 8 bits: one a channel, or one for a vector."""
+        shape = self.network.tensor[tensor].shape
+        return shape[0] if len(shape) > 1 else 1
 
     # -- work ------------------------------------------------------------------------------------
     def channel_range(self, tensor: str, part: int) -> tuple[tuple[int, int], tuple[int, int] | None]:

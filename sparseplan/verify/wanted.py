@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sparseplan.dtypes import bytes_of
 from sparseplan.ops.base import Alternatives
-from sparseplan.steps import OPTIMIZERS, TARGET, Arg, Step
+from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Arg, Step
 from sparseplan.verify.contents import Content
 from sparseplan.verify.facts import Contribution, Facts
 from sparseplan.verify.findings import Findings
@@ -59,6 +59,8 @@ class Expectations:
             return self._loss(where, step)
         if step.kind in ("page_out", "page_in"):
             return self._page(where, step)
+        if step.kind == "pack":
+            return self._pack(where, step)
         if step.op not in facts.infos:
             self.findings.add("step", where, f"op={step.op!r} is no op of the network")
             return [], []
@@ -169,6 +171,48 @@ class Expectations:
         reads, writes = [self._tensor("x0", step.op)], [self._tensor("y", step.op)]
         return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
 
+    def _pack(self, where: str, step: Step) -> tuple[Matched, Matched]:
+        """An activation or input in whole, quantised to codes with a scale a channel."""
+        tensor = self.facts.network.tensor.get(step.op)
+        if tensor is None or tensor.role == "parameter" or self.facts.roots.get(step.op) != (step.op,):
+            self.findings.add("step", where, f"op={step.op!r} is no activation with bytes of its own")
+            return [], []
+        if step.target != "y":
+            self.findings.add("step", where, f"target={step.target!r} of a pack step must be 'y'")
+        reads = [self._tensor("x0", step.op)]
+        return self._match(where, "reads", step.reads, reads), self._match(
+            where, "writes", step.writes, self._packed((step.op,))
+        )
+
+    def _packed(self, roots: Sequence[str]) -> list[Wanted]:
+        """Codes and scales of whole tensors, one channel after the other."""
+        facts = self.facts
+        shapes = [facts.batched(facts.network.tensor[r].shape) for r in roots]
+        codes = tuple(Piece("packed", r, math.prod(s), Content("packed", r, PACKED_CODES))
+                      for r, s in zip(roots, shapes, strict=True))  # fmt: skip
+        counts = [facts.scales(r) for r in roots]
+        scales = tuple(Piece("packed", r, 4 * n, Content("packed", r, PACKED_SCALES))
+                       for r, n in zip(roots, counts, strict=True))  # fmt: skip
+        whole = (shapes[0][0], sum(s[1] for s in shapes), *shapes[0][2:])
+        return [Wanted(PACKED_CODES, ((whole, None),), "u8", codes),
+                Wanted(PACKED_SCALES, (((1, sum(counts)), None),), "fp32", scales)]  # fmt: skip
+
+    def _packed_input(self, where: str, step: Step, keep: int | None) -> list[Wanted]:
+        """A saved input in 8 bits: of all its parts, or of the first ones where these hold the channels needed."""
+        facts, tensor = self.facts, self.facts.network.op[step.op].inputs[0]
+        shape = facts.network.tensor[tensor].shape
+        given = next(a for a in step.reads if a.tag == PACKED_CODES)
+        roots = facts.roots[tensor][: max(len(given.spans), 1)]
+        shapes = [facts.network.tensor[r].shape for r in roots]
+        rows = shape[0] if shape else 0
+        cut = facts.fraction(facts.network.op[step.op].params[step.target]) if keep is not None else None
+        if keep is not None and cut is not None and cut.rows is not None and facts.options.batch == 1:
+            rows = keep * cut.rows
+        if any(not s or s[1:] != shape[1:] for s in shapes) or sum(s[0] for s in shapes if s) < rows:
+            self.findings.add("saved", where, f"reads {list(roots)} in 8 bits, which do not hold the {rows} channels "
+                              f"of {tensor!r} that it needs")  # fmt: skip
+        return self._packed(roots)
+
     def _loss(self, where: str, step: Step) -> tuple[Matched, Matched]:
         facts = self.facts
         if step.op != facts.options.loss or step.target != "dy":
@@ -227,10 +271,15 @@ class Expectations:
             self.findings.add("step", where, f"is not needed: target={step.target!r} is no updated parameter")
             return [], []
         keep = facts.keep(p)
-        tags = self._needs(
-            where, step, facts.defs[op.name].needs_for_param(facts.infos[op.name], step.target), ("dy", "acc")
-        )
-        reads = [self._dy(op.name), *(self._saved(step, tag, keep) for tag in tags)]
+        alternatives = facts.defs[op.name].needs_for_param(facts.infos[op.name], step.target)
+        apart = ["dy", "acc"]
+        packed: list[Wanted] = []
+        if any(a.tag == PACKED_CODES for a in step.reads) and any("x0" in a for a in alternatives):
+            packed = self._packed_input(where, step, keep)
+            apart += [PACKED_CODES, PACKED_SCALES]
+            alternatives = tuple(a - {"x0"} for a in alternatives if "x0" in a)
+        tags = self._needs(where, step, alternatives, apart)
+        reads = [self._dy(op.name), *(self._saved(step, tag, keep) for tag in tags), *packed]
         if facts.options.gradients == "fused":
             writes = [self._cut("dp", "parameter gradient", p, Content("parameter gradient", p))]
         else:
