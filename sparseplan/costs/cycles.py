@@ -84,7 +84,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cycles:
-    """Cycles of a step: of computing, of transfers, and in all with what overlaps.
+    """Cycles of a step, each rounded: of computing, of transfers, in all, and those that overlap.
 
     ``basis`` tells what the cycles of computing follow from.
     """
@@ -93,11 +93,12 @@ class Cycles:
     dma: int
     total: int
     basis: Basis
+    overlap: int = 0
 
     @property
     def hidden(self) -> float | None:
         """Share of the cycles of transfers that pass behind computing; None without transfers."""
-        return max(0.0, min(1.0, (self.compute + self.dma - self.total) / self.dma)) if self.dma else None
+        return self.overlap / self.dma if self.dma else None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -254,7 +255,8 @@ def _price(device: Device, work: Work, kernel: tuple[float, Basis] | None) -> Cy
     if device.double_buffer and work.stages > 1:
         n = work.stages
         total = (compute + dma) / n + max(compute, dma) * Fraction(n - 1, n)
-    return Cycles(math.ceil(compute), math.ceil(dma), math.ceil(total), basis)
+    overlap = math.floor(compute + dma - total)
+    return Cycles(math.ceil(compute), math.ceil(dma), math.ceil(total), basis, overlap)
 
 
 def _compute(device: Device, work: Work, kernel: tuple[float, Basis] | None) -> tuple[Fraction, Basis]:

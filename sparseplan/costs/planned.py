@@ -101,7 +101,7 @@ class PlanCosts:
         dma = sum(c.dma for c in known)
         if self.missing or not dma:
             return None
-        return max(0.0, sum(c.compute + c.dma - c.total for c in known) / dma)
+        return sum(c.overlap for c in known) / dma
 
     @property
     def traffic(self) -> dict[tuple[str, str], int]:
