@@ -60,9 +60,13 @@ class Matrix:
 
     Args:
         slots: before which ops may be run again, ascending; all of the instance's by default.
+        allowed: the only reruns there may be, at these slots; None for all.
     """
 
-    def __init__(self, inst: RematInstance, slots: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, inst: RematInstance, slots: Sequence[int] | None = None, allowed: frozenset[Rerun] | None = None
+    ) -> None:
+        self.allowed = allowed
         self.inst, self.n = inst, len(inst.ops)
         self.slots = tuple(inst.slots if slots is None else slots)
         self.model = cp_model.CpModel()
@@ -87,7 +91,7 @@ class Matrix:
         for g in range(1, len(self.stages)):
             slot = self.slots[g - 1]
             for o in range(self.n):
-                if self.until_op[o] >= slot:
+                if self.until_op[o] >= slot and (self.allowed is None or (o, slot) in self.allowed):
                     self.run[o, g] = self.model.new_bool_var(f"run {o} {g}")
             for t in range(len(self.inst.tensors)):
                 if self.until_tensor[t] >= slot:
