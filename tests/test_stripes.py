@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from planted import any_picks, any_update, problem_of
-from striped import lowered_networks
+from striped import lowered_networks, networks_by_rows
 
 from sparseplan.autodiff import differentiate
 from sparseplan.builder import NetworkBuilder, init_parameters
@@ -20,6 +20,7 @@ from sparseplan.ops import OPS
 from sparseplan.run.runner import random_data, run
 from sparseplan.run.trainer import gradients, predict
 from sparseplan.steps import TrainingOptions, UpdateSet
+from sparseplan.stripegroups import candidates
 from sparseplan.stripes import Lowered, Origin, Stripes, even, lower, of_height
 from sparseplan.testing.peers import plan_of, trainable
 from sparseplan.zoo.upydnet import upydnet
@@ -190,3 +191,30 @@ def test_names_must_be_free() -> None:
 def test_every_op_that_keeps_rows_apart_can_be_cut() -> None:
     able = {kind for kind, d in OPS.items() if type(d).stripe is not OPS["global_avg_pool"].__class__.stripe}
     assert able >= {"conv", "conv_transpose", "relu", "leaky_relu", "add", "mul", "concat", "upsample", "max_pool"}
+
+
+# -- candidates -----------------------------------------------------------------------------------------------
+def test_candidates_are_regions_of_large_tensors() -> None:
+    net = upydnet()
+    found = candidates(net)
+    heights = {(g.ops, g.copied): [] for g in found}
+    for g in found:
+        heights[g.ops, g.copied].append(g.rows[0][1])
+    for copied in ((), FRONT):
+        assert heights[DECODER2, copied] == [24, 16, 12, 8, 6, 4, 3, 2, 1]
+    assert any(set(FRONT) <= set(g.ops) for g in found)  # the front as a group of its own
+    for g in found:
+        lower(net, [g])
+
+
+def test_small_networks_without_large_tensors_have_no_candidates() -> None:
+    net = NetworkBuilder("flat")
+    assert candidates(net.build(net.op("linear", net.input("x", (4,)), out_features=2))) == ()
+
+
+@SLOW
+@given(networks_by_rows())
+def test_candidates_of_any_network_can_be_lowered(network: Network) -> None:
+    for group in candidates(network, heights=(1, 2, 3)):
+        assert len(group.rows) > 1
+        assert lower(network, [group]).origin
