@@ -1,8 +1,10 @@
-"""Random reruns and fetches on problems that allow them, for tests."""
+"""Random reruns, fetches and other savings on problems that allow them, for tests."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from typing import TypeVar
 
 from hypothesis import strategies as st
 
@@ -10,9 +12,11 @@ from sparseplan.autodiff import trace
 from sparseplan.device import LEVELS, Level
 from sparseplan.problem import SAVINGS, Problem
 from sparseplan.recompute import Savings
-from sparseplan.solve.again import candidates
-from sparseplan.steps import PAGE_LEVEL, Schedule
+from sparseplan.solve.again import candidates, movable, packable_steps
+from sparseplan.steps import MAIN, PAGE_LEVEL, Schedule
 from sparseplan.training import TrainingGraph
+
+T = TypeVar("T")
 
 
 def with_savings(problem: Problem, savings: tuple[str, ...] = SAVINGS, l3: int | None = None) -> Problem:
@@ -30,26 +34,37 @@ def graph_of(problem: Problem) -> TrainingGraph:
     return trace(problem.network, problem.options, problem.choices)
 
 
-def possible(problem: Problem, schedule: Schedule) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Reruns and fetches before steps that the schedule has."""
+def possible(problem: Problem, schedule: Schedule) -> Savings:
+    """Everything that may be done: reruns and fetches before steps that the schedule has."""
     graph = graph_of(problem)
     bound = {v for group in graph.composites for v, _ in group}
     runs, fetches, _ = candidates(graph, problem.savings, bound)
     there = {s.name for s in schedule.steps}
     name = [s.name for s in graph.steps]
-    return (
-        [(op, name[i]) for op, i in runs if name[i] in there],
-        [(t, name[i]) for t, i in fetches if name[i] in there],
+    packs = packable_steps(graph, problem.savings, bound)
+    here = MAIN if problem.options.frozen == MAIN else ""
+    return Savings(
+        frozenset((op, name[i]) for op, i in runs if name[i] in there),
+        frozenset((t, name[i]) for t, i in fetches if name[i] in there),
+        frozenset(graph.steps[i].op for i in packs if name[i] in there),
+        frozenset(
+            (v, level)
+            for v, level in movable(graph, problem.savings, problem.stream_level)
+            if v in schedule.values
+            and (schedule.values[v].role != "parameter" or (here and schedule.values[v].tensor not in schedule.update))
+        ),
     )
 
 
 @st.composite
 def some_savings(draw: st.DrawFn, problem: Problem, schedule: Schedule, most: int = 12) -> Savings:
     """Any of them, but never a rerun and a fetch of one tensor before one step."""
-    runs, fetches = possible(problem, schedule)
+
+    def some(items: Collection[T], most: int) -> frozenset[T]:
+        return frozenset(draw(st.sets(st.sampled_from(sorted(items)), max_size=most))) if items else frozenset()
+
+    all_ = possible(problem, schedule)
     maker = {s.op: s.writes[0].spans[0].value for s in schedule.steps if s.kind == "forward"}
-    reruns = draw(st.sets(st.sampled_from(runs), max_size=most)) if runs else set()
-    made = {(maker[op], at) for op, at in reruns}
-    free = [f for f in fetches if f not in made]
-    fetched = draw(st.sets(st.sampled_from(free), max_size=most // 2)) if free else set()
-    return Savings(frozenset(reruns), frozenset(fetched))
+    reruns = some(all_.reruns, most)
+    fetches = some(all_.fetches - {(maker[op], at) for op, at in reruns}, most // 2)
+    return Savings(reruns, fetches, some(all_.packed, 3), some(all_.moved, 3))

@@ -239,6 +239,7 @@ class _Rows:
 
     def run(self) -> list[Row]:
         pending = []
+        parts: dict[str, int] = {}
         wanted = self.overwritable()
         for name, uses in self.table.items():
             value = self.graph.values[name]
@@ -246,13 +247,15 @@ class _Rows:
                 self.persistent(name, uses)
                 continue
             ends = (end for _, a, b, _ in uses for end in (a, b))
-            for lo, hi in pieces(ends):
+            found = pieces(ends)
+            parts[name] = len(found)
+            for lo, hi in found:
                 segments, after = self.piece(name, lo, hi, uses, {p for p, x in wanted if x == name})
                 pending.append((name, hi - lo, segments))
                 for p, literal in after.items():
                     self.after[p, name] = self.at_least(self.after.get((p, name), False), literal)
         pending += self.packed_pieces()
-        special = self.specials(wanted)
+        special = self.specials(wanted, {name for name, n in parts.items() if n > 1})
         for name, size, segments in pending:
             for start, stop, literal in segments:
                 for p in range(start, stop):
@@ -361,11 +364,13 @@ class _Rows:
         found |= {(p, x) for p, op in self.extra if op in self.forward for _, x in self.forward[op].inplace}
         return {(p, x) for p, x in found if not self.graph.values[x].persistent}
 
-    def specials(self, wanted: set[tuple[int, str]]) -> dict[tuple[int, str], Literal]:
+    def specials(self, wanted: set[tuple[int, str]], split: set[str]) -> dict[tuple[int, str], Literal]:
         """By (position, value): the literal by which a value that may be overwritten counts there.
 
         With several candidates of one size, one of them is overwritten unless all are needed later:
-        all but the last count, and the last counts when all are.
+        all but the last count, and the last counts when all are. Of a value with several pieces
+        (``split``) all count where one is needed later, though only if the op does run there: what
+        is held past a run that is left out, the steps around it count.
         """
         result: dict[tuple[int, str], Literal] = {}
         steps = [(p, step, False) for p, step in zip(self.at, self.graph.steps, strict=True)]
@@ -380,6 +385,9 @@ class _Rows:
                 written = _written(step, y)
                 if not repeated and written != step.when:  # the step may run without writing y
                     literal = self.literals.either(literal, self.literals.negation(self.literals.mask(written)))
+                if repeated and sources[-1] in split:
+                    run = self.again.runs.get((step.op, self.slot_of[p]), False)
+                    literal = self.literals.all([run, literal])
                 result[p, sources[-1]] = literal
         return result
 

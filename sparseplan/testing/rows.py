@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from sparseplan.autodiff import trace
 from sparseplan.liveness import analyse
@@ -70,9 +71,9 @@ def kept_savings(base: Schedule, savings: Savings) -> Savings:
             for w in waiting:
                 (reruns if w.kind == "recompute" else fetches).add((w.op, step.name))
             waiting = []
-        elif step.kind != "page_out":
+        elif step.kind in ("recompute", "page_in"):
             waiting.append(step)
-    return Savings(frozenset(reruns), frozenset(fetches))
+    return replace(savings, reruns=frozenset(reruns), fetches=frozenset(fetches))
 
 
 def check_rows_with_savings(
@@ -109,12 +110,15 @@ def _least_peak(
         model.add(atom == int(bool(bit & chosen)))
     for p, options in zip(graph.picks, literals.picks, strict=True):
         model.add(options[p.options.index(picks.get(p.op, p.options[0]))] == 1)
-    name = [s.name for s in graph.steps]
-    for table, taken in ((program.again.runs, savings.reruns), (program.again.fetches, savings.fetches)):
-        missing = taken - {(what, name[i]) for what, i in table}
-        require(not missing, f"the model knows nothing of {sorted(missing)}")
-        for (what, i), literal in table.items():
-            model.add(literal == int((what, name[i]) in taken))
+    name, again = [s.name for s in graph.steps], program.again
+    known: dict[Any, Any] = {}
+    for table in (again.runs, again.fetches):
+        known |= {(what, name[i]): literal for (what, i), literal in table.items()}
+    known |= {**again.packed, **again.moved}
+    taken = {*savings.reruns, *savings.fetches, *savings.packed, *savings.moved}
+    require(taken <= known.keys(), f"the model knows nothing of {taken - known.keys()}")
+    for what, literal in known.items():
+        model.add(literal == int(what in taken))
     peak = program.peak(model)
     model.minimize(peak)
     outcome = solve(model, Limits())

@@ -26,4 +26,4 @@ def decided(problem: Problem, data: st.DataObject) -> None:
 
 @given(problem=problems(tight=False), data=st.data())
 def test_rows_with_savings_equal_liveness(problem: Problem, data: st.DataObject) -> None:
-    decided(with_savings(problem, data.draw(st.sampled_from([SAVINGS, SAVINGS[:1], SAVINGS[1:]]))), data)
+    decided(with_savings(problem, data.draw(st.sampled_from([SAVINGS, SAVINGS[:1], SAVINGS[:2], SAVINGS[2:]]))), data)
