@@ -9,7 +9,9 @@ from typing import TypeVar
 from hypothesis import strategies as st
 
 from sparseplan.autodiff import trace
+from sparseplan.builder import NetworkBuilder
 from sparseplan.device import LEVELS, Level
+from sparseplan.network import Network
 from sparseplan.problem import SAVINGS, Problem
 from sparseplan.recompute import Savings
 from sparseplan.solve.again import candidates, movable, packable_steps
@@ -68,3 +70,24 @@ def some_savings(draw: st.DrawFn, problem: Problem, schedule: Schedule, most: in
     reruns = some(all_.reruns, most)
     fetches = some(all_.fetches - {(maker[op], at) for op, at in reruns}, most // 2)
     return Savings(reruns, fetches, some(all_.packed, 3), some(all_.moved, 3))
+
+
+@st.composite
+def hourglasses(draw: st.DrawFn, max_ops: int = 8) -> Network:
+    """Chains that are large at both ends and small between, where holding the first tensors hurts at the last."""
+    net = NetworkBuilder("hourglass")
+    t = net.input("image", (draw(st.sampled_from([1, 2])), 4, 4))
+    widths = st.sampled_from([4, 2, 1])
+    acts = st.sampled_from(["relu", "hardswish", "sigmoid"])
+    ends = max(1, (max_ops - 2) // 2)
+    for part in range(2):
+        for i in range(draw(st.integers(1, ends))):
+            if draw(st.booleans()) or (part, i) == (0, 0):
+                kernel = draw(st.sampled_from([1, 3]))
+                t = net.conv(t, draw(widths), kernel, padding=kernel // 2, bias=draw(st.booleans()))
+            else:
+                t = net.op(draw(acts), (t,))
+        if part == 0:
+            t = net.op("avg_pool", (t,), kernel=4)
+            t = net.op("upsample", (t,), scale=4, mode="nearest")
+    return net.build(t)
