@@ -35,6 +35,7 @@ from sparseplan.device import Device, DmaRate, Level, MacRate, load_device
 from sparseplan.dtypes import bytes_of
 from sparseplan.errors import DeviceError, PlanError
 from sparseplan.ops import infos, op_def
+from sparseplan.plan import PlannedTile
 from sparseplan.rates import ByteEnergy, ByteRate, DmaStart, MacEnergy, Power, StartUp
 from sparseplan.solve.tile import tile_of
 from sparseplan.steps import Arg, Span, Step
@@ -231,6 +232,32 @@ def test_parameters_in_flash_are_streamed() -> None:
     cores = replace(PLAIN, byte_rates=(ByteRate("*", "*", "*", 1.0),))
     direct = plan_costs(sp.plan(small(), cores, must=("conv1.bias",), may=("conv1.bias",), frozen="flash"))
     assert direct.missing == (Missing("dma_bytes_per_cycle", ("flash", "L2")),)
+
+
+def test_accumulators_in_l3_go_there_and_back() -> None:
+    table = infos(small())
+    space = op_def("conv").tile_space(table["conv1"], "weight")
+    assert space is not None
+    size = 2 * 8 * 8 * 9
+    trips = tuple(space.axes)  # whole: one tile
+    tile = PlannedTile("conv1", "weight", trips, (), 0, 5000, 1)
+
+    def arg(tag: str, name: str, shape: tuple[int, ...]) -> Arg:
+        return Arg(tag, shape, "bf16", (Span(name, 0, 1),))
+
+    weight = (8, 8, 3, 3)
+    reads = (arg("dy", "d", (1, 8, 8, 8)), arg("x0", "x", (1, 8, 8, 8)), arg("acc", "acc", weight))
+    made = Step("s", "grad_param", "conv1", "weight", reads, (arg("dp", "acc", weight),))
+    near = work_of(made, space.macs, TILED, "bf16", info=table["conv1"], tile=tile)
+    assert near.transfers == (Transfer("L2", "L1", 5000, 3, both=True), Transfer("L2", "L1", size))
+    far = work_of(made, space.macs, TILED, "bf16", info=table["conv1"], tile=tile, levels={"acc": "L3"})
+    there, back = Transfer("L1", "L3", size), Transfer("L3", "L1", size)
+    assert far.transfers == (Transfer("L2", "L1", 5000 - size, 2, both=True), there, back)
+    bare = work_of(made, space.macs, PLAIN, "bf16", info=table["conv1"], levels={"acc": "L3"})
+    assert bare.transfers == (Transfer("L3", "L2", size), Transfer("L2", "L3", size))
+    update = Step("u", "update", "conv1", "weight", (reads[2], arg("param", "w", weight)), (arg("param", "w", weight),))
+    moved = work_of(update, 0, TILED, "bf16", info=table["conv1"], levels={"acc": "L3"}).transfers
+    assert moved == (Transfer("L2", "L1", 2 * size, 4, both=True), Transfer("L3", "L1", size, 2))
 
 
 def step(kind: str, value: str, other: str) -> Step:

@@ -2,10 +2,11 @@
 
 Where bytes go
     * With L1, a pass moves what its tile says (``PlannedTile.dma_bytes``, per sample, both ways),
-      between L2 and L1. A parameter that lives in L3 or flash is fetched from there instead, as
-      often as its tiles change. Steps that are no pass of an op (loss, auxiliaries, updates) go
-      through their data once, in as many tiles as L1 asks for.
-    * Without L1, kernels work in L2 directly. A parameter that lives in L3 or flash is read once a
+      between L2 and L1. A parameter or an accumulator that lives in L3 or flash goes there instead, as
+      often as its tiles change. What a pass adds to (an accumulator, a gradient that several ops
+      contribute to) is read once more, which its tile does not say. Steps that are no pass of an op
+      (loss, auxiliaries, updates) go through their data once, in as many tiles as L1 asks for.
+    * Without L1, kernels work in L2 directly. What lives in L3 or flash is read, and written, once a
       step, and nothing overlaps that.
     * ``page_out`` and ``page_in`` copy a value between L2 and L3, and compute nothing.
     * ``recompute`` does what ``forward`` does. A step of a kind that is not known here is taken
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from sparseplan.costs.cycles import Transfer, Work
@@ -108,14 +110,14 @@ def work_of(
         space = op_def(info.kind).tile_space(info, pass_)
         if space is None and not macs:
             return Work(kind, pass_, dtype, calls=0)  # views move nothing
-    away = {a.tag: (_level(a, where), _bytes(a)) for a in step.reads if _level(a, where) != MAIN}
     if not device.has("L1"):
-        moved = tuple(Transfer(level, MAIN, n) for level, n in away.values())
-        return Work(kind, pass_, dtype, macs, size, 1, moved)
+        moved = [Transfer(v, MAIN, _bytes(a)) for a in step.reads if (v := _level(a, where)) != MAIN]
+        moved += [Transfer(MAIN, v, _bytes(a)) for a in step.writes if (v := _level(a, where)) != MAIN]
+        return Work(kind, pass_, dtype, macs, size, 1, tuple(moved))
     if space is not None and tile is not None:
-        transfers = _tiled(space, tile, batch, away)
+        transfers = _tiled(step, space, tile, batch, where)
         return Work(kind, pass_, dtype, macs, size, tile.tiles * batch, transfers, tile.tiles)
-    return _once(device, Work(kind, pass_, dtype, macs, size), len(args), away)
+    return _once(device, Work(kind, pass_, dtype, macs, size), step, where)
 
 
 def _paging(step: AnyStep, dtype: str, where: Mapping[str, str]) -> Work:
@@ -128,20 +130,33 @@ def _paging(step: AnyStep, dtype: str, where: Mapping[str, str]) -> Work:
 
 
 def _tiled(
-    space: TileSpace, tile: PlannedTile, batch: int, away: Mapping[str, tuple[str, int]]
+    step: AnyStep, space: TileSpace, tile: PlannedTile, batch: int, where: Mapping[str, str]
 ) -> tuple[Transfer, ...]:  # fmt: skip
     extents = dict(space.axes)
     trips = [(axis, -(-extents[axis] // size)) for axis, size in tile.sizes if axis in extents]
+    # the operand that a parameter's gradient is, whatever its step calls it
+    grad = f"d{step.target}"
+    fetched = {a.tag: a for a in step.reads}
+    made = {grad if a.tag == "dp" else a.tag: a for a in step.writes}
     main, count, found = tile.dma_bytes, 0, []
     for operand in space.operands:
         repeats, tiles = _sweeps(operand, trips)
-        if operand.tag in away:
-            level, size = away[operand.tag]
-            main -= repeats * size
+        arg = (fetched if operand.role == "in" else made).get(operand.tag)
+        level, size = (MAIN, 0) if arg is None else (_level(arg, where), _bytes(arg))
+        back = repeats - 1 if operand.role == "out" else 0  # an output that is written again is read before
+        if level == MAIN:
+            count += (repeats + back) * tiles
+            continue
+        main -= (repeats + back) * size
+        if operand.role == "in":
             found.append(Transfer(level, "L1", repeats * size * batch, repeats * tiles * batch))
-        else:  # an output that is written again is read before
-            count += repeats * tiles if operand.role == "in" else (2 * repeats - 1) * tiles
-    return (Transfer(MAIN, "L1", max(main, 0) * batch, count * batch, both=True), *found)
+        else:
+            found.append(Transfer("L1", level, repeats * size * batch, repeats * tiles * batch))
+            found.append(Transfer(level, "L1", back * size * batch, back * tiles * batch))
+    for arg in step.reads:  # what the pass adds to
+        if arg.tag in ("acc", "dx"):
+            found.append(Transfer(_level(arg, where), "L1", _bytes(arg), 1))
+    return (Transfer(MAIN, "L1", max(main, 0) * batch, count * batch, both=True), *(t for t in found if t.bytes))
 
 
 def _sweeps(operand: Operand, trips: Sequence[tuple[str, int]]) -> tuple[int, int]:
@@ -156,15 +171,17 @@ def _sweeps(operand: Operand, trips: Sequence[tuple[str, int]]) -> tuple[int, in
     return repeats, tiles
 
 
-def _once(device: Device, work: Work, args: int, away: Mapping[str, tuple[str, int]]) -> Work:
+def _once(device: Device, work: Work, step: AnyStep, where: Mapping[str, str]) -> Work:
     """Work that goes through its data once, in tiles that L1 holds."""
     usable = device.level("L1").usable
     room = None if usable is None else max(usable // (2 if device.double_buffer else 1), 1)
     stages = 1 if room is None else max(math.ceil(work.touched / room), 1)
-    near = work.touched - sum(n for _, n in away.values())
-    transfers = [Transfer(level, "L1", n, stages) for level, n in away.values()]
-    transfers.insert(0, Transfer(MAIN, "L1", near, stages * (args - len(away)), both=True))
-    return Work(work.op, work.pass_, work.dtype, work.macs, work.touched, stages, tuple(transfers), stages)
+    moved = [Transfer(v, "L1", _bytes(a), stages) for a in step.reads if (v := _level(a, where)) != MAIN]
+    moved += [Transfer("L1", v, _bytes(a), stages) for a in step.writes if (v := _level(a, where)) != MAIN]
+    near = work.touched - sum(t.bytes for t in moved)
+    count = stages * (len(step.reads) + len(step.writes) - len(moved))
+    moved.insert(0, Transfer(MAIN, "L1", near, count, both=True))
+    return replace(work, calls=stages, transfers=tuple(moved), stages=stages)
 
 
 def _bytes(arg: AnyArg) -> int:

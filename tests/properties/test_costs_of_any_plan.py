@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sparseplan.calibrate import device_to_toml, parse_measurements, template
 from sparseplan.costs import pass_name, plan_costs
 from sparseplan.device import Device, DmaRate, MacRate, parse_device
+from sparseplan.dtypes import bytes_of
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.rates import ByteRate, DmaStart, Power, StartUp
@@ -48,8 +50,9 @@ def test_any_plan_has_a_time(problem: Problem, mac: float, byte: float, dma: flo
         assert max(s.cycles.compute, s.cycles.dma) <= s.cycles.total <= s.cycles.compute + s.cycles.dma
         assert (s.cycles.hidden or 0.0) == 0.0 or (device.double_buffer and s.work.stages > 1)
         if (tile := tiles.get((step.op, pass_name(step.kind, step.target)))) is not None:
-            # what comes from flash does not come from L2: together they are what the tile moves
-            assert sum(t.bytes for t in s.work.transfers) == tile.dma_bytes * batch
+            # what comes from flash does not come from L2: together they are what the tile moves, and what it adds to
+            added = sum(bytes_of(math.prod(a.shape), a.dtype) for a in step.reads if a.tag in ("acc", "dx"))
+            assert sum(t.bytes for t in s.work.transfers) == tile.dma_bytes * batch + added
             assert s.work.stages == tile.tiles
     if plan.tiles:
         tiled = sum(t.dma_bytes * batch * times[t.op, t.pass_] for t in plan.tiles)
