@@ -21,8 +21,9 @@ from sparseplan.solve.tiling import least_l1
 from sparseplan.steps import MAIN
 
 AXES = ("l2", "l1", "macs")
-#: a hard placement is left open rather than searched for long: it costs a window of some bytes, not a value
-EFFORT = Effort(attempts=3, placing=0.15)
+#: a hard placement is left open rather than searched for long, for what is not placed soon hardly ever is; another set
+#: of decisions that is worth as much often is, and a few of them cost less
+EFFORT = Effort(attempts=5, placing=0.03)
 
 
 @dataclass(frozen=True)
