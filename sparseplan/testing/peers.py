@@ -20,10 +20,11 @@ from sparseplan.network import Network
 from sparseplan.ops import op_def, resolve
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.problem import Problem
+from sparseplan.recompute import NO_SAVINGS, Savings, apply
 from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.tiling import Tiling
-from sparseplan.steps import MAIN, Schedule, TrainingOptions, UpdateSet
+from sparseplan.steps import MAIN, Schedule, TrainingOptions, UpdateSet, packed_parameters
 from sparseplan.training import holds
 from sparseplan.units import align_up
 
@@ -72,20 +73,25 @@ def first_fit(memory: Memory, device: Device) -> tuple[tuple[PlacedBuffer, ...],
     return tuple(placed), peaks
 
 
-def plan_of(problem: Problem, update: Mapping[str, float], picks: Mapping[str, str] | None = None) -> Plan:
+def plan_of(
+    problem: Problem,
+    update: Mapping[str, float],
+    picks: Mapping[str, str] | None = None,
+    savings: Savings = NO_SAVINGS,
+) -> Plan:
     """A plan for given decisions, placed by first fit; its bound is what everything would be worth.
 
     Budgets are not looked at: ``verify`` tells whether it keeps to them.
     """
     graph = trace(problem.network, problem.options, problem.choices)
-    schedule = graph.restrict(UpdateSet(update), picks)
+    schedule = apply(graph.restrict(UpdateSet(update), picks), savings)
     memory = analyse(schedule)
     buffers, peaks = first_fit(memory, problem.device)
     bounds = {level: memory.peak(level) for level in peaks}
     tiles = Tiling(problem.device, graph).tiles(schedule)
     if tiles:
         peaks["L1"] = bounds["L1"] = max(t.l1_bytes for t in tiles)
-    worth = problem.worth(update)
+    worth = problem.worth(update, packed_parameters(problem.network, schedule.steps))
     most = problem.most_worth()
     return Plan(
         problem, "FEASIBLE", worth, max(worth, most),

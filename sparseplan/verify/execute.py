@@ -119,7 +119,7 @@ class _Execution:
         for i, step in enumerate(self.plan.steps):
             where, key = f"step {i} ({step.name})", (step.kind, step.op, step.target)
             count[key] = count.get(key, 0) + 1
-            if count[key] > 1 and step.kind in ("loss", "grad_param", "update"):
+            if count[key] > 1 and step.kind in ("forward", "loss", "grad_param", "update"):
                 self.findings.add("step", where, "is repeated")
             if key in required:
                 keep = None
