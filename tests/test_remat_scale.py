@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 import sparseplan as sp
 from sparseplan.autodiff import differentiate
-from sparseplan.solve.cpsat import Limits
+from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.linear01 import from_cpsat, solve_highs
 from sparseplan.solve.rematinstance import RematInstance, instance, keep_all, least_possible, macs_of, peak_of
-from sparseplan.solve.rematintervals import by_intervals, checkpoints, solve_intervals
-from sparseplan.solve.rematmatrix import Matrix, least_macs
-from sparseplan.solve.rematwindows import dropped, refine
+from sparseplan.solve.rematintervals import by_intervals, checkpoints, solve_bytes, solve_intervals
+from sparseplan.solve.rematmatrix import Matrix, least_macs, least_peak
+from sparseplan.solve.rematonce import search
+from sparseplan.solve.rematwindows import Progress, dropped, refine
 from sparseplan.steps import TrainingOptions, UpdateSet
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -65,6 +66,24 @@ def test_the_solver_proves_small_instances(inst: RematInstance, data: st.DataObj
     found = solve_intervals(inst, budget, Limits())
     assert (found.status, found.macs) == (exact.status, exact.macs)
     assert found.peak == peak_of(inst, found.reruns) or found.status == "INFEASIBLE"
+
+
+@settings(max_examples=15)
+@given(instances(max_ops=4, max_slots=4), st.integers(0, 30))
+def test_the_lowest_peak_within_a_cap(inst: RematInstance, macs: int) -> None:
+    exact, found = least_peak(inst, macs, Limits()), solve_bytes(inst, macs, Limits())
+    assert (found.status, found.peak, found.bound) == (exact.status, exact.peak, exact.peak)
+    assert found.macs <= macs
+
+
+@given(instances(max_ops=4, max_slots=5), st.data())
+def test_plans_of_one_rerun_an_op_are_plans(inst: RematInstance, data: st.DataObject) -> None:
+    budget = _budget(data, inst)
+    best = Progress(None, 0, 0)
+    search(inst, budget, best, Clock(Limits(3.0)))
+    if best.reruns is not None:
+        assert peak_of(inst, best.reruns) <= budget
+        assert best.macs >= least_macs(inst, budget, Limits()).macs
 
 
 @settings(max_examples=15)

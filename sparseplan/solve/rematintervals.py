@@ -5,9 +5,9 @@ which that op may be run again, and for each tensor an end. Every read takes exa
 behind reads; one cumulative constraint holds the bytes. So there are O(ops × copies) intervals, where the matrix
 model has ops × slots literals. It is exact where no op needs more than ``copies`` runs, and never better than exact.
 
-What the intervals lack is a strong linear relaxation. ``solve_intervals`` therefore takes its bound and its first
-plans from ``rematwindows``, which alone suffices on graphs of several hundred ops, and proves the rest, on small ones,
-by intervals or by the matrix model.
+What the intervals lack is a strong linear relaxation: on uPyD-Net (30 ops) they find the optimum and do not prove it
+in minutes. ``solve_intervals`` therefore takes its bound and its first plans from ``rematwindows``, further plans of
+large graphs from ``rematonce``, and proves the rest, on small ones, by the matrix model; no intervals are in it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sparseplan.errors import InternalError
 from sparseplan.solve.cpsat import Clock, Limits, Outcome, solve
 from sparseplan.solve.rematinstance import RematInstance, Rerun, keep_all, least_possible, macs_of, peak_of, useful
 from sparseplan.solve.rematmatrix import RematAnswer, least_macs
+from sparseplan.solve.rematonce import search
 from sparseplan.solve.rematwindows import Progress, done, dropped, improve, refine
 
 #: graphs of so many (op, slot) pairs or fewer are proven by the matrix model
@@ -235,13 +236,10 @@ def checkpoints(inst: RematInstance, every: int) -> tuple[Rerun, ...]:
     return dropped(inst, [o for o in range(len(inst.ops)) if (o + 1) % every])
 
 
-def solve_intervals(
-    inst: RematInstance, budget: int, limits: Limits, copies: int = 3, close: float = 0.0
-) -> RematAnswer:
+def solve_intervals(inst: RematInstance, budget: int, limits: Limits, close: float = 0.0) -> RematAnswer:
     """The fewest added MACs within ``budget`` bytes: windows, then an exact model where the graph is small.
 
     Args:
-        copies: runs of each op in the interval model, used on graphs too large for the matrix model.
         close: stop when MACs of the step are within this fraction of the bound's.
 
     Returns:
@@ -257,8 +255,8 @@ def solve_intervals(
     fitting = [x for x in starts if peak_of(inst, x) <= budget]
     start = min(fitting, key=lambda x: macs_of(inst, x), default=None)
     small = len(inst.ops) * len(inst.slots) <= MATRIX_PAIRS
-    share = None if limits.seconds is None else limits.seconds * (0.2 if small else 0.5)
-    best = refine(inst, budget, clock.left(seconds=min(share or 10.0, 10.0) if small else share), close, start)
+    share = 20.0 if limits.seconds is None else limits.seconds * (0.2 if small else 0.35)
+    best = refine(inst, budget, clock.left(seconds=min(share, 10.0) if small else share), close, start)
     if best.infeasible:
         return RematAnswer("INFEASIBLE", (), 0, 0, 0, clock.elapsed())
     if small and not done(inst, best, close):
@@ -269,8 +267,35 @@ def solve_intervals(
         if exact.status in ("OPTIMAL", "FEASIBLE"):
             best.offer(inst, exact.reruns, budget)
     elif not done(inst, best, close):
+        search(inst, budget, best, Clock(clock.left(seconds=None if limits.seconds is None else 0.45 * limits.seconds)))
         improve(inst, best, budget, clock, close)
     return _answer(inst, best, clock)
+
+
+def solve_bytes(inst: RematInstance, macs: int, limits: Limits) -> RematAnswer:
+    """The lowest peak with at most ``macs`` added MACs, by bisecting budgets of ``solve_intervals``.
+
+    Returns:
+        The bound is one byte above the largest budget that is proven to need more MACs; OPTIMAL when that is the peak.
+    """
+    clock = Clock(limits)
+    high = keep_all(inst)
+    plan: tuple[Rerun, ...] = ()
+    proven = low = least_possible(inst) - 1
+    while high - low > 1 and not clock.passed():
+        middle = (low + high) // 2
+        left = clock.left().seconds
+        part = None if left is None else max(0.5, 0.15 * left)
+        found = solve_intervals(inst, middle, clock.left(seconds=part))
+        fits = found.status in ("OPTIMAL", "FEASIBLE") and found.macs <= macs
+        if fits:
+            high, plan = found.peak, found.reruns
+            continue
+        low = middle
+        if found.status == "INFEASIBLE" or found.bound > macs:
+            proven = max(proven, middle)
+    status = "OPTIMAL" if proven == high - 1 else "FEASIBLE"
+    return RematAnswer(status, plan, macs_of(inst, plan), high, proven + 1, clock.elapsed())
 
 
 def _answer(inst: RematInstance, best: Progress, clock: Clock) -> RematAnswer:

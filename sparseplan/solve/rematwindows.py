@@ -251,7 +251,7 @@ def refine(
         best.rounds += 1
         windows = Windows(inst, sorted(moments), budget)
         best.variables, best.rows = len(windows.program.bounds), len(windows.program.rows)
-        result = _solve(windows, clock)
+        result = _solve(windows, clock, 0.25)
         if result.status == "INFEASIBLE":
             best.infeasible = True
             return best
@@ -259,11 +259,12 @@ def refine(
         if not result.values:
             return best
         found = windows.reruns(result.values)
-        worst = _excess(inst, found, budget)
+        worst = _excess(inst, found, budget, most=3)
         best.offer(inst, found, budget)
         if done(inst, best, close) or not worst:
             return best
-        worst += _tighten(inst, budget, moments, peak_of(inst, found), best, clock)
+        more = _tighten(inst, budget, moments, peak_of(inst, found), best, clock)
+        worst += more[:2] if best.reruns is None else []
         before = len(moments)
         moments.update(worst)
         if len(moments) == before:
@@ -284,7 +285,7 @@ def _tighten(inst: RematInstance, budget: int, moments: set[int], peak: int, bes
             break
         at = max(low + 1, high - margin) if margin else (low + high) // 2
         tight = Windows(inst, sorted(moments), at)
-        result = _solve(tight, clock)
+        result = _solve(tight, clock, 0.12, 5 * _CLOSE)
         if not result.values:
             low, margin = at, 0
             continue
@@ -342,10 +343,13 @@ def done(inst: RematInstance, best: Progress, close: float) -> bool:
     return best.reruns is not None and best.macs - best.bound <= close * (inst.macs + best.bound)
 
 
-def _solve(windows: Windows, clock: Clock) -> Result01:
-    result = solve_highs(windows.program, clock.left(), gap=_CLOSE)
-    if result.status == "ERROR" or result.status == "INFEASIBLE":  # what floats say against a plan is asked again
-        return solve_cpsat(windows.program, clock.left())
+def _solve(windows: Windows, clock: Clock, share: float, close: float = _CLOSE) -> Result01:
+    """HiGHS within a share of the time that is left; what floats say against any plan at all is asked of CP-SAT."""
+    left = clock.left()
+    part = None if left.seconds is None else max(2.0, share * left.seconds)
+    result = solve_highs(windows.program, clock.left(seconds=part), gap=close)
+    if result.status in ("ERROR", "INFEASIBLE"):
+        return solve_cpsat(windows.program, clock.left(seconds=part))
     return result
 
 
