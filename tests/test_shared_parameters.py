@@ -17,6 +17,7 @@ from sparseplan.run.trainer import gradients
 from sparseplan.steps import Step, TrainingOptions, UpdateSet
 from sparseplan.testing.gradients import check_full_gradients, check_pruned_gradients
 from sparseplan.testing.peers import plan_of
+from sparseplan.verify import verify
 
 
 def twice() -> Network:
@@ -84,7 +85,9 @@ def test_the_gradient_lives_from_its_first_term_to_the_update() -> None:
 @pytest.mark.parametrize("update", [{"shared.weight": 1.0}, {"shared.weight": 0.5, "shared.bias": 1.0}])
 def test_the_arena_runs_it_bit_for_bit(kind: str, dtype: str, update: dict[str, float]) -> None:
     problem = problem_of(twice(), gradients=kind, dtype=dtype, optimizer="adam")
-    report = run(plan_of(problem, update), samples=2)
+    plan = plan_of(problem, update)
+    assert verify(problem, plan) == ()
+    report = run(plan, samples=2)
     assert report.faults == ()
     assert report.bitwise_equal
 

@@ -23,6 +23,7 @@ from sparseplan.steps import TrainingOptions, UpdateSet
 from sparseplan.stripegroups import candidates
 from sparseplan.stripes import Lowered, Origin, Stripes, even, lower, of_height
 from sparseplan.testing.peers import plan_of, trainable
+from sparseplan.verify import verify
 from sparseplan.zoo.upydnet import upydnet
 
 SLOW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large])
@@ -72,6 +73,7 @@ def test_a_network_in_stripes_runs_in_its_bytes(
     rng = random.Random(seed)
     problem = problem_of(lowered.network, gradients=kind, dtype=dtype, alignment=alignment, loss="mse")
     plan = plan_of(problem, any_update(problem, rng, 0.7), any_picks(problem, rng))
+    assert verify(problem, plan) == ()
     report = run(plan, seed=seed, samples=2 if kind == "accumulate" else 1)
     assert report.faults == ()
     assert report.bitwise_equal

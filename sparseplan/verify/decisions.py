@@ -125,7 +125,7 @@ def check_picks(facts: Facts, plan: Plan, findings: Findings) -> None:
 def check_reach(facts: Facts, findings: Findings) -> None:
     """What is updated has a gradient."""
     for p in facts.update:
-        op, _ = facts.network.owner[p]
+        op, _ = facts.users(p)[0]
         if op.name not in facts.relevant or op.output not in facts.reached:
             findings.add("decision", f"parameter {p}", f"is updated, but no gradient reaches op {op.name!r}")
 

@@ -8,15 +8,17 @@ where it does harm, whatever the cause.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Step, Value
+from sparseplan.verify.boxes import Matched, Piece, Wanted
 from sparseplan.verify.contents import Content, Held, LevelBytes
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings
 from sparseplan.verify.places import Places
-from sparseplan.verify.wanted import Expectations, Matched, Piece, Wanted
+from sparseplan.verify.wanted import Expectations
 
 #: roles whose bytes are there before the step that first reads them
 GIVEN = ("target", "parameter", "accumulator", "state")
@@ -31,6 +33,7 @@ class Placed(NamedTuple):
     value: str
     level: str
     lo: int
+    base: int  # where the value's first byte would be
 
     @property
     def hi(self) -> int:
@@ -47,7 +50,8 @@ class _Execution:
     def __init__(self, facts: Facts, plan: Plan, places: Places, findings: Findings) -> None:
         self.facts, self.plan, self.places, self.findings = facts, plan, places, findings
         roles = {name: (v.role, v.tensor) for name, v in places.values.items()}
-        self.expectations = Expectations(facts, roles, findings)
+        layouts = {name: v.layout for name, v in places.values.items()}
+        self.expectations = Expectations(facts, roles, layouts, findings)
         self.levels: dict[str, LevelBytes] = {}
         self.unread: dict[str, str] = {}  # auxiliary value -> the step that wrote it
         self.now = 0
@@ -101,7 +105,10 @@ class _Execution:
             if value.role not in GIVEN and not self.arrives(value):
                 self.write(b.level, b.offset, b.end, Content("blank", b.value), b.offset - b.lo)
         for p in written:
-            self.write(p.level, p.lo, p.hi, p.piece.holds or self.summed(where, p), p.lo)
+            if p.piece.holds is not None:
+                self.write(p.level, p.lo, p.hi, p.piece.holds, p.base)
+            else:
+                self.add(where, p)
             if p.piece.role == "auxiliary":
                 self.unread[p.value] = where
 
@@ -170,12 +177,17 @@ class _Execution:
                 self.findings.add("step", where, f"{what} of {given}, which should be {right}")
             if arg.add != wanted.add:
                 self.findings.add("step", where, f"{what} with add={arg.add}, which should be {wanted.add}")
-            if len(arg.spans) != len(wanted.pieces):
+            if wanted.boxed:
+                self.check_spans(where, what, arg, wanted)
+            elif arg.boxes or arg.rows is not None:
+                self.findings.add("step", where, f"{what} in boxes, which it must not")
+            if not wanted.boxed and len(arg.spans) != len(wanted.pieces):
                 self.findings.add("step", where, f"{what} in {len(arg.spans)} spans, which should be those of "
                                   f"{[p.tensor for p in wanted.pieces]}")  # fmt: skip
                 continue
             before: Placed | None = None
-            for span, piece in zip(arg.spans, wanted.pieces, strict=True):
+            for k, piece in enumerate(wanted.pieces):
+                span = arg.spans[k if piece.span is None else piece.span]
                 value = self.places.values.get(span.value)
                 if value is None or (value.role, value.tensor) != (piece.role, piece.tensor):
                     self.findings.add(
@@ -183,14 +195,20 @@ class _Execution:
                     )
                     continue
                 size = self.places.padded(span.value, self.facts.options.alignment)
-                if span.lo != 0 or not piece.bytes <= span.hi <= size:
+                paged = self.plan.steps[i].kind in ("page_out", "page_in")
+                if value.layout != "chw" and not wanted.boxed and not paged:
+                    self.findings.add("step", where, f"{what} of {span.value!r}, stored by rows, without boxes")
+                if not wanted.boxed and (span.lo != 0 or not piece.bytes <= span.hi <= size):
                     given = f"bytes [{span.lo}, {span.hi}) of {span.value!r}"
                     self.findings.add("step", where, f"{what} in {given}: should be [0, {piece.bytes}) plus padding")
                 self.check_level(where, what, value, step if step is not None else self.plan.steps[i], step is None)
-                lo = self.live(where, i, what, span.value, max(piece.bytes, min(span.hi, size)), step)
+                end = piece.lo + piece.bytes
+                if not wanted.boxed or end == value.bytes:
+                    end = max(end, min(span.hi, size))
+                lo = self.live(where, i, what, span.value, piece.lo, end, step)
                 if lo is None:
                     continue
-                placed = Placed(arg, wanted, piece, span.value, value.level, lo)
+                placed = Placed(arg, wanted, piece, span.value, value.level, lo + piece.lo, lo)
                 contiguous = self.facts.options.concat == "adjoin"
                 if contiguous and before is not None and (before.hi, before.level) != (placed.lo, placed.level):
                     self.findings.add("stale", where, f"{what}: {before.value!r} ends at {before.hi}, {span.value!r} "
@@ -198,6 +216,19 @@ class _Execution:
                 before = placed
                 result.append(placed)
         return result
+
+    def check_spans(self, where: str, what: str, arg: Arg, wanted: Wanted) -> None:
+        """Spans of boxes are the bytes of their rows, with the value's padding behind its last row."""
+        for k, span in enumerate(arg.spans):
+            pieces = [p for p in wanted.pieces if p.span == k]
+            value = self.places.values.get(span.value)
+            if not pieces or value is None:
+                continue  # reported before, or in a moment
+            lo, hi = pieces[0].lo, pieces[-1].lo + pieces[-1].bytes
+            most = self.places.padded(span.value, self.facts.options.alignment) if hi == value.bytes else hi
+            if span.lo != lo or not hi <= span.hi <= most:
+                given = f"bytes [{span.lo}, {span.hi}) of {span.value!r}"
+                self.findings.add("step", where, f"{what} in {given}: should be [{lo}, {hi}) plus padding")
 
     def check_level(self, where: str, what: str, value: Value, step: Step, written: bool) -> None:
         """Kernels work in main memory, save for parameters that are read elsewhere; page steps cross levels."""
@@ -209,13 +240,12 @@ class _Execution:
         if value.level != wanted:
             self.findings.add("step", where, f"{what} of {value.name!r} in {value.level}, which should be {wanted}")
 
-    def live(self, where: str, i: int, what: str, name: str, size: int, step: Step | None) -> int | None:
-        """Address of a value, once all its first ``size`` bytes have live buffers."""
+    def live(self, where: str, i: int, what: str, name: str, at: int, size: int, step: Step | None) -> int | None:
+        """Address of a value, once its bytes from ``at`` to ``size`` have live buffers."""
         buffers = self.places.buffers.get(name)
         if not buffers:
             self.findings.add("unplaced", where, f"{what}: {name!r} has no buffer")
             return None
-        at = 0
         for b in buffers:
             if b.lo > at or at >= size:
                 break
@@ -251,7 +281,7 @@ class _Execution:
     def check_read(self, where: str, p: Placed) -> None:
         """Whether the bytes hold what they must."""
         held = self.level(p.level).read(p.lo, p.hi)
-        wrong = next((h for h in held if h.content != p.piece.holds or h.base != p.lo), None)
+        wrong = next((h for h in held if h.content != p.piece.holds or h.base != p.base), None)
         if wrong is not None:
             self.report(where, p, wrong)
 
@@ -271,28 +301,28 @@ class _Execution:
         else:
             self.findings.add("stale", where, f"{what} was overwritten by {found.kind} {found.name!r}")
 
-    def summed(self, where: str, p: Placed) -> Content:
-        """The gradient that a write leaves: its term, and those that it is added to."""
+    def add(self, where: str, p: Placed) -> None:
+        """A gradient gets a term; with ``add`` on top of those that are there, row by row."""
         term = p.piece.adds
-        terms = frozenset((term,))
-        if p.arg.add:
-            held = self.level(p.level).read(p.lo, p.hi)
-            wrong = next((h for h in held if h.content is None or h.content[:2] != ("gradient", p.piece.tensor)
-                          or h.base != p.lo or h.content != held[0].content), None)  # fmt: skip
-            if wrong is not None:
-                self.report(where, p, wrong)
-            else:
-                content = held[0].content
-                before = content.state if content is not None else frozenset()
-                assert isinstance(before, frozenset)
-                if term in before:
-                    self.findings.add("stale", where, f"adds to {p.value!r} what was added before")
-                terms |= before
-        return Content("gradient", p.piece.tensor, terms)
+        alone = Content("gradient", p.piece.tensor, frozenset((term,)))
+        if not p.arg.add:
+            self.write(p.level, p.lo, p.hi, alone, p.base)
+            return
+        for h in self.level(p.level).read(p.lo, p.hi):
+            content = h.content
+            if content is None or content[:2] != ("gradient", p.piece.tensor) or h.base != p.base:
+                self.report(where, p, h)
+                self.write(p.level, h.lo, h.hi, alone, p.base)
+                continue
+            assert isinstance(content.state, frozenset)
+            if term in content.state:
+                self.findings.add("stale", where, f"adds to {p.value!r} what was added before")
+            self.write(p.level, h.lo, h.hi, Content("gradient", p.piece.tensor, content.state | {term}), p.base)
 
     # -- in place -----------------------------------------------------------------------------------
     def check_inplace(self, where: str, step: Step, read: list[Placed], written: list[Placed]) -> None:
         """Nothing that the step reads is overwritten by it, save where op and plan say so."""
+        read, written = _together(read), _together(written)
         for k, w in enumerate(written):
             for other in written[:k]:
                 if w.level == other.level and w.lo < other.hi and other.lo < w.hi:
@@ -303,7 +333,7 @@ class _Execution:
                     continue
                 same = (w.lo, w.hi, w.arg.dtype) == (r.lo, r.hi, r.arg.dtype)
                 updates = w.value == r.value and same and (w.piece.role != "gradient")
-                whole = len(w.wanted.pieces) == len(r.wanted.pieces) == 1 and w.arg.channels is None
+                whole = all(len(p.wanted.pieces) == 1 or p.wanted.boxed for p in (w, r)) and w.arg.channels is None
                 allowed = (w.value, r.value) in step.inplace and whole and self.permits(step, w.arg, r.arg)
                 if not (updates or (same and allowed)):
                     self.findings.add("inplace", where, f"writes {w.value!r} to [{w.lo}, {w.hi}) over {r.value!r} in "
@@ -351,6 +381,19 @@ class _Execution:
                             "stale", f"end of step, value {name}", f"byte {h.lo} of {b.level} holds {found}"
                         )
                         break
+
+
+def _together(placed: list[Placed]) -> list[Placed]:
+    """Pieces of one argument that adjoin in one value as one: what a kernel reads or writes at once."""
+    found: list[Placed] = []
+    for p in placed:
+        last = found[-1] if found else None
+        if last is not None and last.arg is p.arg and last.value == p.value and last.hi == p.lo and p.wanted.boxed:
+            merged = replace(last.piece, bytes=last.piece.bytes + p.piece.bytes)
+            found[-1] = last._replace(piece=merged)
+        else:
+            found.append(p)
+    return found
 
 
 def _state(found: Content, wanted: Content) -> str:

@@ -16,6 +16,7 @@ from sparseplan.ops import OpDef, OpInfo, infos, loss_def, op_def
 from sparseplan.ops.base import Fraction, TileSpace
 from sparseplan.problem import Problem
 from sparseplan.steps import MAIN, OPTIMIZERS, PAGE_LEVEL, TARGET, Value
+from sparseplan.verify.images import Images
 
 #: a gradient is a sum over these: (op or "" for the loss, input slot, part of that input)
 Contribution = tuple[str, int, int]
@@ -43,7 +44,8 @@ class Facts:
         relevant: ops that the loss depends on.
         reached: tensors with bytes of their own that the loss's gradient can reach.
         needed: those of ``reached`` at or upstream of which something is updated: their gradients must exist.
-        contributions: all terms of each such gradient.
+        contributions: all terms of each such gradient: of each row of an image, else of the whole.
+        mosaics: views whose roots' bytes are not simply theirs, one after the other: made up of rows.
     """
 
     def __init__(self, problem: Problem, update: Mapping[str, float], forwarded: Collection[str]) -> None:
@@ -58,16 +60,42 @@ class Facts:
 
     # -- the graph ----------------------------------------------------------------------------
     def _roots(self, forwarded: Collection[str]) -> None:
-        """``roots[t]``: the tensors whose bytes, one after the other, are (each sample of) tensor ``t``."""
-        self.roots: dict[str, tuple[str, ...]] = {t: (t,) for t in self.network.inputs}
+        """``roots[t]``: the tensors whose bytes, one after the other, are (each sample of) tensor ``t``; of
+        mosaics, those of which some rows are."""
+        self.roots: dict[str, tuple[str, ...]] = {}
         self.views: set[str] = set()
+        self.mosaics: set[str] = set()
+        self.images = Images()
+        for t in self.network.inputs:
+            self._own(t)
         for op in self.network.ops:
-            parts = tuple(r for t in op.inputs for r in self.roots[t])
-            if op.name not in forwarded and self._may_be_view(op, parts):
+            d, parts = self.defs[op.name], tuple(r for t in op.inputs for r in self.roots[t])
+            if op.name not in forwarded and (d.window or d.stack or any(t in self.mosaics for t in op.inputs)):
+                self._mosaic(op, parts)
+            elif op.name not in forwarded and self._may_be_view(op, parts):
                 self.views.add(op.name)
                 self.roots[op.output] = parts
+                self.images.cells[op.output] = self.images.view(op, d, self.infos[op.name])
             else:
-                self.roots[op.output] = (op.output,)
+                self._own(op.output)
+
+    def _own(self, t: str) -> None:
+        """A tensor with bytes of its own."""
+        self.roots[t] = (t,)
+        self.images.own(t, self.network.tensor[t].shape)
+
+    def _mosaic(self, op: Op, parts: tuple[str, ...]) -> None:
+        """An op without a forward step whose output is rows of what lies elsewhere, if it may be."""
+        cells = self.images.view(op, self.defs[op.name], self.infos[op.name])
+        storage = {(self.dtype(t), self.network.tensor[t].scale) for t in (*parts, op.output)}
+        if cells is None or len(storage) != 1 or self.options.batch != 1 or self.options.concat != "split":
+            self._own(op.output)
+            return
+        self.views.add(op.name)
+        self.roots[op.output] = tuple(self.images.roots(cells))
+        self.images.cells[op.output] = cells
+        if not self.images.plain(cells):
+            self.mosaics.add(op.output)
 
     def _may_be_view(self, op: Op, parts: tuple[str, ...]) -> bool:
         """Whether an op's output is its inputs' bytes, whatever they hold."""
@@ -107,17 +135,35 @@ class Facts:
             if here:
                 upstream.add(op.output)
         self.needed = upstream & self.reached
-        self.contributions: dict[str, set[Contribution]] = {r: set() for r in self.needed}
-        for k, r in enumerate(self.roots[self.loss_output]):
-            if r in self.needed:
-                self.contributions[r].add(("", 0, k))
+        self.contributions: dict[str, list[set[Contribution]]] = {
+            r: [set() for _ in range(self.images.heights.get(r, 1))] for r in self.needed
+        }
+        self._contribute(self.loss_output, "", 0)
         for op in self.network.ops:
             if op.name in self.relevant and op.output in self.needed:
                 for slot, t in enumerate(op.inputs):
                     if self.defs[op.name].differentiable(self.infos[op.name], slot):
-                        for k, r in enumerate(self.roots[t]):
-                            if r in self.needed:
-                                self.contributions[r].add((op.name, slot, k))
+                        self._contribute(t, op.name, slot)
+
+    def _contribute(self, tensor: str, op: str, slot: int) -> None:
+        """Note an op's term in the gradients of what an input of it is made of."""
+        if tensor not in self.mosaics:
+            for k, r in enumerate(self.roots[tensor]):
+                for terms in self.contributions.get(r, ()):
+                    terms.add((op, slot, k))
+            return
+        cells = self.images.cells[tensor]
+        assert cells is not None  # of a mosaic they are known
+        for number, row in {(int(n), int(r)) for n, _, r in cells.reshape(-1, 3)}:
+            root = self.images.names[number]
+            if root in self.needed:
+                self.contributions[root][row].add((op, slot, 0))
+
+    def users(self, p: str) -> list[tuple[Op, str]]:
+        """The ops that a gradient of parameter ``p`` comes from, with slots; the owner where there is none."""
+        users = self.network.users[p]
+        found = [(op, slot) for op, slot in users if op.name in self.relevant and op.output in self.needed]
+        return found or [self.network.owner[p]]
 
     def required(self) -> dict[tuple[str, str, str], str]:
         """(kind, op, target) of every step that has to be there, with the reason."""
@@ -133,9 +179,10 @@ class Facts:
         steps["loss", self.options.loss, "dy"] = "training needs it"
         for p in self.update:
             if p in self.network.owner:
-                owner, slot_name = self.network.owner[p]
-                steps["grad_param", owner.name, slot_name] = f"parameter {p!r} is updated"
-                steps["update", owner.name, slot_name] = f"parameter {p!r} is updated"
+                users = self.users(p)
+                for user, slot_name in users:
+                    steps["grad_param", user.name, slot_name] = f"parameter {p!r} is updated"
+                steps["update", users[0][0].name, users[0][1]] = f"parameter {p!r} is updated"
         return steps
 
     # -- sizes -----------------------------------------------------------------------------------
@@ -245,6 +292,13 @@ class Facts:
         if kind == "grad_input" and d.partial_input:
             tensor = net_op.inputs[int(target[1:])]
             roots = self.roots[tensor]
+            cells = self.images.cells[tensor] if tensor in self.mosaics else None
+            if cells is not None:
+                taken = self.images.channel_ranges(cells)
+                if taken is None:
+                    return total
+                counted = [(hi - lo) for (lo, hi), among in taken.items() if among & self.needed]
+                return sum(total * n // cells.shape[0] for n in counted)
             ranges = [self.channel_range(tensor, k)[1] for k in range(len(roots))]
             if len(roots) > 1 and None not in ranges:  # parts of whole channels are computed one by one
                 extent = self.network.tensor[tensor].shape[0]

@@ -48,6 +48,7 @@ class Places:
 def check_values(facts: Facts, plan: Plan, findings: Findings) -> None:
     """Every value has the shape, dtype, size, place and lifetime of what it stands for."""
     names: set[str] = set()
+    layouts: dict[tuple[str, str], str] = {}
     kept: set[tuple[str, str]] = set()
     for v in plan.values:
         where = f"value {v.name}"
@@ -62,6 +63,11 @@ def check_values(facts: Facts, plan: Plan, findings: Findings) -> None:
             if (v.role, v.tensor) in kept:
                 findings.add("value", where, f"is a second {v.role} of {v.tensor!r}")
             kept.add((v.role, v.tensor))
+        images = v.role in ("input", "activation", "gradient") and len(v.shape) == 4 and v.shape[0] == 1
+        if v.layout != "chw" and not (v.layout == "hcw" and images):
+            findings.add("value", where, f"layout={v.layout!r} of role={v.role!r}, shape={v.shape} should be 'chw'")
+        elif layouts.setdefault((v.role, v.tensor), v.layout) != v.layout:
+            findings.add("value", where, f"layout={v.layout!r} differs from another {v.role} of {v.tensor!r}")
         given = (tuple(v.shape), v.dtype, v.persistent, v.level, v.scale)
         spec = next((s for s in specs if tuple(s) == given), None)
         if spec is None:

@@ -3,58 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from sparseplan.dtypes import bytes_of
 from sparseplan.ops.base import Alternatives
 from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Arg, Step
+from sparseplan.verify.boxes import Matched, Piece, Wanted, boxed, gradient_parts
 from sparseplan.verify.contents import Content
-from sparseplan.verify.facts import Contribution, Facts
+from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The first ``bytes`` of a value of that role and tensor.
-
-    Attributes:
-        holds: what a read must find there, or what a write leaves. None for gradients that are
-            added to: then ``adds`` tells the term.
-        adds: the term of a gradient that a write contributes.
-    """
-
-    role: str
-    tensor: str
-    bytes: int
-    holds: Content | None
-    adds: Contribution | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An argument as it must be; its pieces in order, adjoining where kernels need that."""
-
-    tag: str
-    shapes: tuple[tuple[tuple[int, ...], tuple[int, int] | None], ...]  # any of these (shape, channels)
-    dtype: str
-    pieces: tuple[Piece, ...]
-    add: bool = False
-
-
-Matched = list[tuple[Arg, Wanted]]
 
 
 class Expectations:
     """Matches the arguments of steps with what they must be."""
 
-    def __init__(self, facts: Facts, roles: Mapping[str, tuple[str, str]], findings: Findings) -> None:
+    def __init__(
+        self, facts: Facts, roles: Mapping[str, tuple[str, str]], layouts: Mapping[str, str], findings: Findings
+    ) -> None:
         self.facts, self.findings = facts, findings
-        self.roles = roles  # value name -> (role, tensor)
+        self.roles, self.layouts = roles, layouts  # by value name: (role, tensor), and chw or hcw
+        self.summed: Counter[str] = Counter()  # gradients of each parameter so far
+        self.where = ""
+        self.args: dict[str, Arg] = {}  # of the step at hand, by tag
 
     def of(self, where: str, step: Step) -> tuple[Matched, Matched]:
         """Reads and writes of a step; those that do not fit are reported and left out."""
         facts = self.facts
+        self.where, self.args = where, {a.tag: a for a in (*step.reads, *step.writes)}
         if step.kind == "loss":
             return self._loss(where, step)
         if step.kind in ("page_out", "page_in"):
@@ -83,6 +59,9 @@ class Expectations:
         facts = self.facts
         shape = facts.network.tensor[tensor].shape
         dtype = facts.dtype(facts.roots[tensor][0])
+        arg = self.args.get(tag)
+        if arg is not None and (arg.boxes or tensor in facts.mosaics):
+            return boxed(self, arg, tensor, dtype)
         left = None
         if rows is not None:
             shape = (rows, *shape[1:])
@@ -114,7 +93,10 @@ class Expectations:
         facts = self.facts
         root = facts.network.op[op].output
         shape, dtype = facts.batched(facts.network.tensor[root].shape), facts.options.dtype
-        terms = frozenset(facts.contributions.get(root, ()))
+        arg = self.args.get("dy")
+        if arg is not None and arg.boxes:
+            return boxed(self, arg, root, dtype, gradient=True)
+        terms = frozenset(term for row in facts.contributions.get(root, ()) for term in row)
         piece = Piece("gradient", root, bytes_of(math.prod(shape), dtype), Content("gradient", root, terms))
         return Wanted("dy", ((shape, None),), dtype, (piece,))
 
@@ -142,7 +124,7 @@ class Expectations:
     def _value_of(self, arg: Arg) -> str:
         return arg.spans[0].value if arg.spans else ""
 
-    def _state(self, arg: Arg | None, role: str, version: int) -> Content:
+    def _state(self, arg: Arg | None, role: str, version: int | str) -> Content:
         """Content of an accumulator or state: told apart by the value that holds it."""
         return Content(role, "" if arg is None else self._value_of(arg), version)
 
@@ -280,12 +262,21 @@ class Expectations:
             alternatives = tuple(a - {"x0"} for a in alternatives if "x0" in a)
         tags = self._needs(where, step, alternatives, apart)
         reads = [self._dy(op.name), *(self._saved(step, tag, keep) for tag in tags), *packed]
+        # several ops may use a parameter: all but the first add to what the others have left
+        done, count = self.summed[p], len(facts.users(p))
+        self.summed[p] += 1
         if facts.options.gradients == "fused":
-            writes = [self._cut("dp", "parameter gradient", p, Content("parameter gradient", p))]
+            versions = (None if n == count else f"{n} of {count}" for n in (done, done + 1))
+            left = [Content("parameter gradient", p, version) for version in versions]
+            if done:
+                reads.append(self._cut("acc", "parameter gradient", p, left[0]))
+            writes = [self._cut("dp", "parameter gradient", p, left[1], add=done > 0)]
         else:
             acc = next((a for a in step.reads if a.tag == "acc"), None)
-            reads.append(self._cut("acc", "accumulator", p, self._state(acc, "accumulator", 0)))
-            writes = [self._cut("dp", "accumulator", p, self._state(acc, "accumulator", 1), add=True)]
+            states = [n // count if n % count == 0 else f"{n} of {count}" for n in (done, done + 1)]
+            before, after = (self._state(acc, "accumulator", s) for s in states)
+            reads.append(self._cut("acc", "accumulator", p, before))
+            writes = [self._cut("dp", "accumulator", p, after, add=True)]
         return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
 
     def _update(self, where: str, step: Step) -> tuple[Matched, Matched]:
@@ -335,6 +326,8 @@ class Expectations:
     def _gradients(self, where: str, step: Step, tag: str, tensor: str, op: str, slot: int) -> Matched:
         """The gradients of a tensor's parts that a step writes, each by an argument of its own."""
         facts = self.facts
+        if tensor in facts.mosaics or any(a.boxes for a in step.writes):
+            return gradient_parts(self, step, tag, tensor, (op, slot))
         roots = facts.roots[tensor]
         dtype = facts.options.dtype
         shape = facts.network.tensor[tensor].shape
