@@ -16,9 +16,9 @@ from sparseplan.importers.spec import read_spec
 from sparseplan.jsonio import MAX_BYTES, Node, load
 from sparseplan.network import Network
 from sparseplan.plan import Plan
-from sparseplan.problem import Problem, Term, resolve_choices, resolve_ties, resolve_values
+from sparseplan.problem import INT8_PRICE, Problem, Term, resolve_choices, resolve_ties, resolve_values
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.striped import solve
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions
 from sparseplan.value.valuefile import ValueTable, from_json, is_value_file
 from sparseplan.verify import verify
@@ -125,6 +125,7 @@ def problem(
     terms: Sequence[Term] = (),
     together: Iterable[Sequence[str] | str] = (),
     savings: Sequence[str] | str = (),
+    int8_price: float = INT8_PRICE,
 ) -> Problem:
     """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
     found = network(net)
@@ -149,7 +150,8 @@ def problem(
         ties += resolve_ties(found, choices, given.ties)
         given = given.values
     worth = resolve_values(found, choices, given)
-    return Problem(found, target, options, choices, least, worth, max_macs, more, ties, _texts(savings))
+    return Problem(found, target, options, choices, least, worth, max_macs, more, ties, _texts(savings),
+                   int8_price)  # fmt: skip
 
 
 def _device(device: Device | str | os.PathLike[str]) -> Device | str | Path:
@@ -185,7 +187,9 @@ def plan(
             values (mapping, ValueTable, CSV or JSON file; None counts updated elements); may, must, never
             (name patterns, with ``@1/4`` for a fraction); fractions; max_macs; terms (worth beyond the sum);
             together (groups of name patterns that are updated together); savings (what may be done to hold
-            less: "recompute" forward ops in the backward phase, "page" tensors to L3 and back).
+            less: "recompute" forward ops in the backward phase, "page" tensors to L3 and back and have accumulators
+            there, "stream" frozen parameters from flash, save inputs in 8 bits with "int8", run groups of ops in
+            "stripes"); int8_price (share of its value that an update from an 8-bit input loses).
 
     Raises:
         SparseplanError: bad input. An infeasible problem is no error: see ``Plan.status``.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
 from sparseplan.errors import PlanError
+from sparseplan.network import Network
 from sparseplan.problem import Problem
 from sparseplan.steps import Step, Value
+from sparseplan.stripes import Stripes, lower
 from sparseplan.units import live_bytes
 
 Status = Literal["OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN"]
@@ -100,6 +103,7 @@ class Plan:
         peak_bytes: arena of each level, placed; lower_bound_bytes: proven to be unavoidable for
             this schedule.
         method: how the placement was found.
+        stripes: groups of ops that are run in horizontal stripes; steps are those of ``network`` then.
     """
 
     problem: Problem
@@ -121,6 +125,7 @@ class Plan:
     seed: int = 0
     solve_seconds: float = 0.0
     reason: Infeasibility | None = None
+    stripes: tuple[Stripes, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("update", "picks", "peak_bytes", "lower_bound_bytes", "macs", "ties"):
@@ -133,6 +138,15 @@ class Plan:
     def __reduce__(self) -> tuple[Any, ...]:
         fields = [getattr(self, f) for f in self.__dataclass_fields__]
         return (Plan, tuple(dict(f) if isinstance(f, MappingProxyType) else f for f in fields))
+
+    @cached_property
+    def network(self) -> Network:
+        """The network whose ops the steps run: the problem's, or that in stripes.
+
+        Raises:
+            ProblemError: stripes that the problem's network cannot be run in.
+        """
+        return lower(self.problem.network, self.stripes).network if self.stripes else self.problem.network
 
     @property
     def feasible(self) -> bool:

@@ -18,7 +18,9 @@ from sparseplan.importers import spec
 from sparseplan.jsonio import Node, dump, load
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import INT8_PRICE, SAVINGS, Problem
-from sparseplan.steps import Arg, Span, Step, TrainingOptions, Value
+from sparseplan.rates import tables_from_node, tables_to_data
+from sparseplan.steps import Arg, Box, Span, Step, TrainingOptions, Value
+from sparseplan.stripes import Stripes
 from sparseplan.terms import term_from_node, term_to_dict
 from sparseplan.version import __version__
 
@@ -74,6 +76,8 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "lower_bound_bytes": dict(plan.lower_bound_bytes),
         "macs": dict(plan.macs),
         "ties": dict(plan.ties),
+        "stripes": [{"ops": list(s.ops), "rows": [list(r) for r in s.rows], "copied": list(s.copied)}
+                    for s in plan.stripes],
         "method": plan.method,
         "seed": plan.seed,
         "solve_seconds": plan.solve_seconds,
@@ -81,7 +85,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "problem": problem_to_dict(plan.problem),
         "values": [
             {"name": v.name, "role": v.role, "shape": list(v.shape), "dtype": v.dtype, "bytes": v.bytes,
-             "tensor": v.tensor, "persistent": v.persistent, "level": v.level, "scale": v.scale}
+             "tensor": v.tensor, "persistent": v.persistent, "level": v.level, "scale": v.scale, "layout": v.layout}
             for v in plan.values
         ],
         "buffers": [
@@ -114,8 +118,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
                 {"name": v.name, "bytes": v.bytes, "reserved": v.reserved, "alignment": v.alignment, "source": v.source}
                 for v in d.levels
             ],
-            "mac_rates": [{"op": r.op, "pass": r.pass_, "dtype": r.dtype, "value": r.value} for r in d.mac_rates],
-            "dma_rates": [{"from": r.source, "to": r.target, "value": r.value} for r in d.dma_rates],
+            "rates": tables_to_data(d.rows()),
             "sources": list(d.sources), "notes": d.notes,
         },
         "options": {
@@ -145,6 +148,10 @@ def _arg_to_dict(a: Arg) -> dict[str, Any]:
         result["channels"] = list(a.channels)
     if a.add:
         result["add"] = True
+    if a.rows is not None:
+        result["rows"] = list(a.rows)
+    if a.boxes:
+        result["boxes"] = [[*b.channels, *b.rows] for b in a.boxes]
     return result
 
 
@@ -167,7 +174,7 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
     root.record(
         ("sparseplan", "version", "status", "objective", "bound", "problem", "update", "picks", "peak_bytes",
          "lower_bound_bytes", "macs", "values", "buffers", "steps", "tiles"),
-        ("made_by", "resolution", "ties", "method", "seed", "solve_seconds", "reason"),
+        ("made_by", "resolution", "ties", "method", "seed", "solve_seconds", "reason", "stripes"),
     )  # fmt: skip
     status = root["status"].choice(STATUSES)
     objective, bound = _maybe(root, "objective", Node.number), _maybe(root, "bound", Node.number)
@@ -189,6 +196,7 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
             peak_bytes=_integers(root["peak_bytes"]),
             lower_bound_bytes=_integers(root["lower_bound_bytes"]),
             macs=_integers(root["macs"]),
+            stripes=tuple(_stripes(n) for n in root["stripes"].entries(64)) if root.get("stripes") else (),
             ties={k: n.text() for k, n in root["ties"].members(16)} if root.get("ties") else {},
             method=_maybe(root, "method", Node.text) or "",
             seed=_maybe(root, "seed", Node.integer) or 0,
@@ -239,7 +247,8 @@ def problem_from_node(node: Node) -> Problem:
 
 def _device(node: Node) -> Device:
     node.record(
-        ("name", "title", "levels", "double_buffer"), ("clock_hz", "mac_rates", "dma_rates", "sources", "notes")
+        ("name", "title", "levels", "double_buffer"),
+        ("clock_hz", "mac_rates", "dma_rates", "rates", "sources", "notes"),
     )
     levels = tuple(
         Level(
@@ -248,23 +257,30 @@ def _device(node: Node) -> Device:
         )
         for n in (e.record(("name", "bytes", "reserved", "alignment"), ("source",)) for e in node["levels"].entries(8))
     )  # fmt: skip
+    rates = tables_from_node(node["rates"]) if node.get("rates") is not None else _old_rates(node)
     return Device(
         name=node["name"].text(),
         title=node["title"].text(),
         levels=levels,
         double_buffer=node["double_buffer"].boolean(),
-        mac_rates=tuple(
-            MacRate(n["op"].text(), n["pass"].text(), n["dtype"].text(), n["value"].number())
-            for n in _entries(node, "mac_rates", ("op", "pass", "dtype", "value"))
-        ),
-        dma_rates=tuple(
-            DmaRate(n["from"].text(), n["to"].text(), n["value"].number())
-            for n in _entries(node, "dma_rates", ("from", "to", "value"))
-        ),
+        **rates,
         clock_hz=_maybe(node, "clock_hz", Node.number),
         sources=tuple(_prose(n) for n in node["sources"].entries(64)) if node.get("sources") else (),
         notes=_maybe(node, "notes", _prose) or "",
     )
+
+
+def _old_rates(node: Node) -> dict[str, tuple[Any, ...]]:
+    """The two tables of versions 1 and 2."""
+    macs = tuple(
+        MacRate(n["op"].text(), n["pass"].text(), n["dtype"].text(), n["value"].number())
+        for n in _entries(node, "mac_rates", ("op", "pass", "dtype", "value"))
+    )
+    dma = tuple(
+        DmaRate(n["from"].text(), n["to"].text(), n["value"].number())
+        for n in _entries(node, "dma_rates", ("from", "to", "value"))
+    )
+    return {"mac_rates": macs, "dma_rates": dma}
 
 
 def _prose(node: Node) -> str:
@@ -292,13 +308,14 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 def _value(node: Node) -> Value:
-    node.record(("name", "role", "shape", "dtype", "bytes", "tensor"), ("persistent", "level", "scale"))
+    node.record(("name", "role", "shape", "dtype", "bytes", "tensor"), ("persistent", "level", "scale", "layout"))
     role: Any = node["role"].choice(ROLES)
     level = node.get("level")
     return Value(
         node["name"].text(), role, _shape(node["shape"]), node["dtype"].choice(DTYPES), node["bytes"].integer(),
         node["tensor"].text(), bool(_maybe(node, "persistent", Node.boolean)),
         "L2" if level is None else level.choice(LEVELS), _maybe(node, "scale", Node.number),
+        node["layout"].choice(("chw", "hcw")) if node.get("layout") is not None else "chw",
     )  # fmt: skip
 
 
@@ -311,19 +328,31 @@ def _buffer(node: Node) -> PlacedBuffer:
 
 
 def _arg(node: Node) -> Arg:
-    node.record(("tag", "shape", "dtype", "spans"), ("channels", "add"))
+    node.record(("tag", "shape", "dtype", "spans"), ("channels", "add", "rows", "boxes"))
     spans = []
     for e in node["spans"].entries(MOST):
         parts = e.entries(3)
         if len(parts) != 3:
             e.fail("must be [value, first byte, last byte + 1]")
         spans.append(Span(parts[0].text(), parts[1].integer(), parts[2].integer()))
-    channels = node.get("channels")
-    pair = None if channels is None else tuple(n.integer() for n in channels.pair())
+    boxes = []
+    for e in node["boxes"].entries(MOST) if node.get("boxes") is not None else ():
+        ends = e.entries(4)
+        if len(ends) != 4:
+            e.fail("must be [first channel, last + 1, first row, last + 1]")
+        c0, c1, r0, r1 = (n.integer() for n in ends)
+        boxes.append(Box((c0, c1), (r0, r1)))
     return Arg(
         node["tag"].text(), _shape(node["shape"]), node["dtype"].choice(DTYPES), tuple(spans),
-        pair, bool(_maybe(node, "add", Node.boolean)),  # type: ignore[arg-type]
+        _range(node, "channels"), bool(_maybe(node, "add", Node.boolean)), _range(node, "rows"), tuple(boxes),
     )  # fmt: skip
+
+
+def _range(node: Node, key: str) -> tuple[int, int] | None:
+    if node.get(key) is None:
+        return None
+    lo, hi = node[key].pair()
+    return lo.integer(), hi.integer()
 
 
 def _step(node: Node) -> Step:
@@ -336,6 +365,13 @@ def _step(node: Node) -> Step:
         tuple((a.text(), b.text()) for a, b in pairs), _maybe(node, "keep", Node.integer),
         _maybe(node, "macs", Node.integer) or 0,
     )  # fmt: skip
+
+
+def _stripes(node: Node) -> Stripes:
+    node.record(("ops", "rows"), ("copied",))
+    rows = tuple((a.integer(0), b.integer(0)) for a, b in (n.pair() for n in node["rows"].entries(MOST)))
+    copied = tuple(n.text() for n in node["copied"].entries(MOST)) if node.get("copied") else ()
+    return Stripes(tuple(n.text() for n in node["ops"].entries(MOST)), rows, copied)
 
 
 def _tile(node: Node) -> PlannedTile:

@@ -28,8 +28,9 @@ __all__ = ["Pair", "Problem", "Saturation", "Term", "Values", "resolve_choices",
 
 Values = Mapping[str, Mapping[float, float]]
 #: what may be done so that less has to be held: run forward ops again; page tensors to L3 and back, and have
-#: accumulators and optimizer state there; stream frozen parameters from flash (or L3); save inputs in 8 bits
-SAVINGS = ("recompute", "page", "stream", "int8")
+#: accumulators and optimizer state there; stream frozen parameters from flash (or L3); save inputs in 8 bits; run
+#: groups of ops in horizontal stripes
+SAVINGS = ("recompute", "page", "stream", "int8", "stripes")
 #: share of its worth that an update loses, unless told, when its gradient is computed from an input in 8 bits. No
 #: measurement: enough to keep inputs as they are wherever that costs nothing.
 INT8_PRICE = 0.01
@@ -102,6 +103,9 @@ class Problem:
         for name in self.savings:
             if name not in SAVINGS:
                 raise ProblemError(f"savings={name!r} is unknown{near(str(name), SAVINGS)}")
+        for name, value, needed in (("batch", self.options.batch, 1), ("concat", self.options.concat, "split")):
+            if "stripes" in self.savings and value != needed:
+                raise ProblemError(f"savings='stripes' needs {name}={needed!r}, given {name}={value!r}; change one")
         if "stream" in self.savings and self.stream_level is None:
             raise ProblemError(f"savings='stream' needs flash or L3, which device {self.device.name!r} lacks; drop it")
         object.__setattr__(self, "savings", tuple(n for n in SAVINGS if n in self.savings))

@@ -8,6 +8,7 @@ from typing import Any
 
 from sparseplan.cli import planning, show, timing, training
 from sparseplan.cli.common import Handler
+from sparseplan.problem import INT8_PRICE, SAVINGS
 from sparseplan.run.schedules import SCHEDULES
 from sparseplan.steps import FRACTIONS, OPTIMIZERS
 from sparseplan.tasks import TASKS
@@ -131,8 +132,11 @@ def _plan_arguments(sub: argparse.ArgumentParser) -> None:
         help="what is updated together or not at all (default %(default)s)")  # fmt: skip
     _choice_arguments(sub)
     add("--max-macs", type=_positive, help="cap on the MACs of one training step")
-    add("--savings", default="", metavar="recompute,page",
-        help="what may be done to hold less: run forward ops again, page tensors to L3 and back, or all")  # fmt: skip
+    add("--savings", default="", metavar=",".join(SAVINGS),
+        help="what may be done to hold less, or all: run forward ops again; page tensors to L3 and back; stream frozen "
+             "parameters from flash; save inputs in 8 bits; run groups of ops in stripes")  # fmt: skip
+    add("--int8-price", type=_share, default=INT8_PRICE, metavar="SHARE",
+        help="share of its value that an update from an input in 8 bits loses (default %(default)s)")  # fmt: skip
     add("--time-limit", type=_seconds, default=120.0, metavar="S", help="seconds (default %(default)s)")
     add("--seed", type=_seed, default=0, help="same inputs and seed, same plan (default %(default)s)")
 
@@ -240,6 +244,16 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
     return value
 
 

@@ -207,7 +207,7 @@ def plan_costs(plan: Plan, network: Network | None = None) -> PlanCosts:
     """What a run of a plan takes on its device. What is unknown is None and named, see ``PlanCosts``.
 
     Args:
-        network: whose ops the steps name, if that is not the problem's network.
+        network: whose ops the steps name, if that is not the plan's own.
 
     Raises:
         PlanError: the plan has no schedule.
@@ -216,7 +216,7 @@ def plan_costs(plan: Plan, network: Network | None = None) -> PlanCosts:
         raise PlanError(f"status={plan.status}: a plan without a schedule takes no time to tell")
     options, device = plan.problem.options, plan.problem.device
     return step_costs(
-        plan.steps, device, options.dtype, table=infos(network or plan.problem.network), tiles=plan.tiles,
+        plan.steps, device, options.dtype, table=infos(network or plan.network), tiles=plan.tiles,
         values=plan.values, batch=options.batch, accumulates=options.gradients == "accumulate",
     )  # fmt: skip
 

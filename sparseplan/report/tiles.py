@@ -21,7 +21,7 @@ def tile_rows(plan: Plan) -> list[dict[str, Any]]:
     """
     if not plan.feasible:
         return []
-    network = infos(plan.problem.network)
+    network = infos(plan.network)
     costs: dict[tuple[str, str], StepCost] = {}
     for step, cost in zip(plan.steps, plan_costs(plan).steps, strict=True):
         costs.setdefault((step.op, pass_name(step.kind, step.target)), cost)

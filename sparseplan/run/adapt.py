@@ -171,7 +171,7 @@ def adapt(
     check_count("guard_bytes", guard_bytes, 0)
     settings = settings or plan_settings(plan)
     _check(plan, settings)
-    network = plan.problem.network
+    network = plan.network
     data = check_data(network, x, target, plan.problem.options.loss)
     stepper = _ArenaStepper(plan, parameters, settings, len(data[1]), check_every, guard_bytes)
     result = fit(
@@ -189,7 +189,7 @@ class _ArenaStepper:
         guard_bytes: int,
     ) -> None:  # fmt: skip
         options = plan.problem.options
-        self._frozen = stored_parameters(plan.problem.network, parameters, options)
+        self._frozen = stored_parameters(plan.network, parameters, options)
         self._claimed = claimed_bytes(plan)
         rule = settings.rule()
         self._machine = Machine(plan, rule, self._frozen, plan.buffers, self._claimed)

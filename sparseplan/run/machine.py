@@ -67,7 +67,7 @@ class Machine:
                 self.arena.load(v.name, parameters[v.name])
             elif v.role in ("accumulator", "state"):
                 self.arena.load(v.name, np.zeros(v.shape, np.float32))
-        executor = Executor(infos(plan.problem.network), options, optimizer, self.clock)
+        executor = Executor(infos(plan.network), options, optimizer, self.clock)
         self._kernels = [executor.compile(s, self.arena) for s in plan.steps]
         self._first_update = len(self.steps)
         if self.accumulates:

@@ -117,7 +117,7 @@ def run(
     for name, value, least in (("samples", samples, 1), ("guard_bytes", guard_bytes, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ProblemError(f"{name}={value!r} must be a whole number, at least {least}")
-    options, network = plan.problem.options, plan.problem.network
+    options, network = plan.problem.options, plan.network
     optimizer = optimizer or Optimizer(options.optimizer, lr=0.01)
     if optimizer.kind != options.optimizer:
         raise ProblemError(f"optimizer={optimizer.kind!r} differs from the plan's {options.optimizer!r}")
@@ -196,7 +196,7 @@ class _Task:
         self, plan: Plan, optimizer: Optimizer, parameters: Mapping[str, Array], x: Inputs, target: Any, samples: int
     ) -> None:
         self.plan, self.optimizer, self.parameters, self.samples = plan, optimizer, parameters, samples
-        self.options, self.network = plan.problem.options, plan.problem.network
+        self.options, self.network = plan.problem.options, plan.network
         self.values = {v.name: v for v in plan.values}
         self.accumulate = self.options.gradients == "accumulate"
         data = check_inputs(self.network, x)

@@ -15,6 +15,7 @@ from ortools.sat.python import cp_model
 
 from sparseplan.recompute import Savings, packable
 from sparseplan.steps import MAIN, PAGE_LEVEL
+from sparseplan.stripes import Origin
 from sparseplan.training import ALWAYS, MaybeStep, TrainingGraph
 
 if TYPE_CHECKING:
@@ -98,37 +99,81 @@ def last_uses(graph: TrainingGraph) -> dict[str, int]:
     return {op: last.get(op, -1) for op in forward}
 
 
+#: what stands for one decision: the same for an op and a step in every stripe
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Which decisions are one: all stripes of a group do the same.
+
+    Attributes:
+        origin: of the ops of a lowered network that stand for a stripe.
+    """
+
+    origin: Mapping[str, Origin] = field(default_factory=dict)
+
+    def op(self, name: str) -> str:
+        """What an op is called in every stripe."""
+        found = self.origin.get(name)
+        return name if found is None else f"{found.op} in group {found.group}"
+
+    def key(self, op: str, step: MaybeStep) -> Key | None:
+        """The decision that an op runs again before a step; None where that is not considered.
+
+        What belongs to a stripe is made again within that stripe's backward steps; anything else, before
+        the steps outside stripes, or before the first of a group's.
+        """
+        mine, there = self.origin.get(op), self.origin.get(step.op)
+        if mine is None:
+            return (op, step.name) if there is None else None
+        if there is None or (mine.group, mine.stripe) != (there.group, there.stripe):
+            return None
+        return self.op(op), f"{step.kind} {self.op(step.op)} {step.target}"
+
+
 def candidates(
-    graph: TrainingGraph, allowed: Collection[str], bound: Collection[str]
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]], dict[str, str]]:
-    """(op, step) that may run again, (tensor, step) that may be fetched, and the op that makes each tensor.
+    graph: TrainingGraph, allowed: Collection[str], bound: Collection[str], alike: Alike | None = None
+) -> tuple[dict[tuple[str, int], Key], dict[tuple[str, int], Key], dict[str, str]]:
+    """(op, step) that may run again and (tensor, step) that may be fetched, each with the decision that it
+    follows; and the op that makes each tensor.
 
     ``bound``: values that adjoin others, which cannot come into being twice.
     """
+    alike = alike or Alike()
     forward = {s.op: s for s in graph.steps if s.kind == "forward"}
     producers = {s.writes[0].spans[0].value: op for op, s in forward.items()}
     free = {op for op, s in forward.items() if not any(x.value in bound for a in s.writes for x in a.spans)}
     last, where = last_uses(graph), slots(graph.steps)
-    runs = [(op, i) for op in forward if op in free for i in where if i <= last[op]] if RECOMPUTE in allowed else []
-    fetches: list[tuple[str, int]] = []
+    runs: dict[tuple[str, int], Key] = {}
+    for op in forward if RECOMPUTE in allowed else ():
+        for i in where if op in free else ():
+            key = alike.key(op, graph.steps[i])
+            if i <= last[op] and key is not None:
+                runs[op, i] = key
+    fetches: dict[tuple[str, int], Key] = {}
     if PAGE in allowed:
-        ends = {t: last[op] for t, op in producers.items() if op in free}
+        ends = {t: last[op] for t, op in producers.items() if op in free and op not in alike.origin}
         for name, value in graph.values.items():
             if value.role == "input" and name not in bound:
                 users = [op for op, s in forward.items() if any(x.value == name for a in s.reads for x in a.spans)]
                 direct = [i for i in where if any(x.value == name for a in graph.steps[i].reads for x in a.spans)]
                 ends[name] = max([*direct, *(last[op] for op in users)], default=-1)
-        fetches = [(t, i) for t, end in ends.items() for i in where if i <= end]
+        for t, end in ends.items():
+            for i in where:
+                if i <= end and graph.steps[i].op not in alike.origin:
+                    fetches[t, i] = (t, graph.steps[i].name)
     return runs, fetches, producers
 
 
 def packable_steps(
-    graph: TrainingGraph, allowed: Collection[str], bound: Collection[str]
+    graph: TrainingGraph, allowed: Collection[str], bound: Collection[str], alike: Alike | None = None
 ) -> dict[int, tuple[str, ...]]:
     """Gradient steps whose input may be packed, with the values that hold it."""
     if INT8 not in allowed:
         return {}
-    found = {i: packable(s, graph.values) for i, s in enumerate(graph.steps) if s.kind == "grad_param"}
+    steps = [(i, s) for i, s in enumerate(graph.steps) if s.kind == "grad_param"]
+    found = {i: packable(s, graph.values) for i, s in steps if alike is None or s.op not in alike.origin}
     return {i: names for i, names in found.items() if names and not any(n in bound for n in names)}
 
 

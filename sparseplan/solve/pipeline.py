@@ -20,11 +20,13 @@ from sparseplan.liveness import Memory, analyse
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
+from sparseplan.solve.again import Alike
 from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import TIES, Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, Schedule, UpdateSet
+from sparseplan.stripes import Lowered
 from sparseplan.training import TrainingGraph, holds
 from sparseplan.units import align_up, format_bytes
 
@@ -92,17 +94,20 @@ class Pipeline:
         progress: Progress | None = None,
         order: Sequence[str] = TIES,
         effort: Effort | None = None,
+        lowered: Lowered | None = None,
     ) -> None:
-        """``order``: what is lowest among plans of equal value, the most important first."""
+        """``order``: what is lowest among plans of equal value, the most important first; ``lowered``: the
+        problem's network in stripes."""
         self.began = time.perf_counter()
         self.problem, self.limits, self.order = problem, limits or Limits(), order
         self.progress = progress or (lambda _: None)
         self.effort = effort or Effort()
         self.clock = Clock(self.limits)
-        self.graph: TrainingGraph = trace(problem.network, problem.options, problem.choices)
+        self.lowered = lowered or Lowered(problem.network, problem.network, (), {})
+        self.graph: TrainingGraph = trace(self.lowered.network, problem.options, problem.choices)
         self.tiling = Tiling(problem.device, self.graph)
         self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
-        self.program = Program(problem, self.graph, self.tiling.forbidden())
+        self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin))
         #: where groups lay in the last plans, latest first: neighbours on a front are much alike
         self.like: list[dict[str, int]] = []
 
@@ -253,6 +258,7 @@ class Pipeline:
             steps=schedule.steps, values=tuple(schedule.values.values()), buffers=buffers, tiles=tiles,
             peak_bytes=peaks, lower_bound_bytes=bounds, macs=schedule.macs, ties=selection.ties,
             method=candidate.placement.method, seed=self.limits.seed, solve_seconds=seconds,
+            stripes=self.lowered.groups,
         )  # fmt: skip
 
     # -- why not ----------------------------------------------------------------------------------

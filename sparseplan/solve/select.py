@@ -16,7 +16,7 @@ from ortools.sat.python import cp_model
 
 from sparseplan.problem import Pair, Problem, Saturation
 from sparseplan.recompute import NO_SAVINGS, Savings
-from sparseplan.solve.again import Again, candidates, movable, named, packable_steps, used_at_once
+from sparseplan.solve.again import Again, Alike, candidates, movable, named, packable_steps, used_at_once
 from sparseplan.solve.cpsat import Limits, Outcome, Sense, solve, solve_in_order
 from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, total, traffic_terms, undominated
 from sparseplan.steps import MAIN, PAGE_LEVEL
@@ -79,9 +79,11 @@ class Excluded:
 class Program:
     """The model of one problem; asked again as placements fail."""
 
-    def __init__(self, problem: Problem, graph: TrainingGraph, forbidden: Sequence[tuple[int, str]]) -> None:
+    def __init__(
+        self, problem: Problem, graph: TrainingGraph, forbidden: Sequence[tuple[int, str]], alike: Alike | None = None
+    ) -> None:
         """``forbidden``: conditions (with the step's name) of passes that no L1 tile fits."""
-        self.problem, self.graph = problem, graph
+        self.problem, self.graph, self.alike = problem, graph, alike or Alike()
         self.model = cp_model.CpModel()
         self.literals = Literals(self.model, graph)
         self._tie()
@@ -111,17 +113,19 @@ class Program:
         """Literals of what may run again or be paged, each before a step that takes place."""
         graph, model = self.graph, self.model
         bound = {v for group in graph.composites for v, _ in group}
-        runs, fetches, producers = candidates(graph, self.problem.savings, bound)
+        runs, fetches, producers = candidates(graph, self.problem.savings, bound, self.alike)
+        decisions = {key: model.new_bool_var(f"{key[0]} before {key[1]}") for key in dict.fromkeys(runs.values())}
+        self._picks_alike()
         moved = {key: model.new_bool_var(f"{key[0]} at {key[1]}")
                  for key in movable(graph, self.problem.savings, self.problem.stream_level)}  # fmt: skip
         for (name, _), literal in moved.items():
             levels = graph.levels.get(name)
             if levels is not None and levels.atoms:  # a parameter that is updated lives in main memory
                 model.add_implication(self.literals.atoms[levels.atoms[0]], literal.Not())
-        packs = packable_steps(graph, self.problem.savings, bound)
+        packs = packable_steps(graph, self.problem.savings, bound, self.alike)
         paged = {t: model.new_bool_var(f"page {t}") for t in dict.fromkeys(t for t, _ in fetches)}
         again = Again(
-            {(op, i): model.new_bool_var(f"{op} before {i}") for op, i in runs},
+            {run: decisions[key] for run, key in runs.items()},
             {(t, i): model.new_bool_var(f"fetch {t} before {i}") for t, i in fetches}, paged, producers,
             {op: model.new_bool_var(f"pack input of {op}") for op in dict.fromkeys(graph.steps[i].op for i in packs)},
             packs, moved,
@@ -139,6 +143,19 @@ class Program:
         if self.narrow is not None:
             used_at_once(graph, self.literals, again, self.narrow)
         return again
+
+    def _picks_alike(self) -> None:
+        """Stripes have what their backward needs in the same way."""
+        first: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        for n, pick in enumerate(self.graph.picks):
+            op, _, target = pick.op.partition(":")
+            if op in self.alike.origin:
+                key = (self.alike.op(op), target, pick.options)
+                for mine, theirs in zip(
+                    self.literals.picks[n], self.literals.picks[first.setdefault(key, n)], strict=True
+                ):
+                    if mine is not theirs:
+                        self.model.add(mine == theirs)
 
     def _value(self) -> None:
         problem = self.problem

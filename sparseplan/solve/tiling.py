@@ -111,7 +111,7 @@ def least_l1(plan: Plan) -> int:
     device, options = plan.problem.device, plan.problem.options
     if not device.has("L1"):
         return 0
-    level, table = device.level("L1"), infos(plan.problem.network)
+    level, table = device.level("L1"), infos(plan.network)
     least = 0
     for op, pass_ in dict.fromkeys(key for step in plan.steps if (key := pass_of(step)) is not None):
         space = op_def(table[op].kind).tile_space(table[op], pass_)
