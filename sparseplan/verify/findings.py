@@ -24,6 +24,7 @@ Kind = Literal[
     "peak",
     "budget",
     "tile",
+    "stripe",
 ]
 
 
@@ -43,7 +44,7 @@ class Violation:
             gradient, a parameter after its update); ``inplace`` a false in-place; ``overlap`` two
             buffers in the same bytes at the same time; ``alignment`` an offset or size; ``peak`` a
             peak or lower bound miscounted; ``budget`` a level that does not suffice; ``tile`` a
-            tile miscounted, missing, or too large.
+            tile miscounted, missing, or too large; ``stripe`` an op in stripes that is not the original's.
         where: step, buffer, level or op.
         message: what is wrong, with the numbers.
     """
