@@ -11,20 +11,25 @@ from sparseplan.report.plans import (
     save_figure,
     summary,
 )
+from sparseplan.report.savings import copies, mark_savings, saving_rows, saving_text
 from sparseplan.report.tiles import tile_rows, tile_text
 from sparseplan.report.time import time_text
 
 __all__ = [
     "KINDS",
+    "copies",
     "describe",
     "figure",
     "front_figure",
     "front_text",
     "inspect_text",
+    "mark_savings",
     "plot_buffers",
     "plot_bytes",
     "save_figure",
     "save_front_figure",
+    "saving_rows",
+    "saving_text",
     "summary",
     "tile_rows",
     "tile_text",

@@ -12,7 +12,8 @@ from sparseplan.errors import PlanError
 from sparseplan.inspection import inspect_rows
 from sparseplan.network import Network
 from sparseplan.plan import PlacedBuffer, Plan
-from sparseplan.steps import MAIN
+from sparseplan.report.savings import ADDED, copies, mark_savings, saving_rows, saving_text
+from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.tables import table
 from sparseplan.units import format_bytes
 
@@ -38,6 +39,7 @@ _KIND_OF_ROLE = {
     "state": "accumulators and state",
     "input": "activations",
     "activation": "activations",
+    "packed": "activations",
     "auxiliary": "masks and indices",
     "gradient": "gradients",
     "parameter gradient": "parameter gradients",
@@ -77,7 +79,8 @@ def describe(plan: Plan) -> str:
     proof = "proven" if plan.status == "OPTIMAL" else f"at most {plan.bound:g} ({plan.relative_gap:.2%} gap)"
     lines.append(f"{plan.status}: value {plan.objective:g}, {proof}, in {plan.solve_seconds:.2f} s")
     lines += ["", _levels(plan), "", _updated(plan), "", _binding(plan)]
-    return "\n".join(lines)
+    saved = saving_text(plan)
+    return "\n".join([*lines, "", saved] if saved else lines)
 
 
 def _levels(plan: Plan) -> str:
@@ -121,6 +124,8 @@ def _updated(plan: Plan) -> str:
     macs = plan.macs
     ratio = macs["backward"] / macs["forward"] if macs["forward"] else 0.0
     tail = f"MACs a sample: {macs['forward']:,} forward, {macs['backward']:,} backward ({ratio:.2f}× the forward pass)"
+    if again := macs.get("recompute", 0):
+        tail += f", {again:,} run again"
     return table(("updated", "what", "elements", "value"), rows, [False, False, True, True]) + "\n" + tail
 
 
@@ -152,7 +157,9 @@ def _binding(plan: Plan) -> str:
         names = ", ".join(f"{p} ({v:g})" for v, p in missing[:3])
         lines.append(f"left out for lack of room (value): {names}" + (" …" if len(missing) > 3 else ""))
     elif not missing:
-        lines.append("the budget does not bind: everything of value is updated")
+        less = any(s.kind in ADDED for s in plan.steps)
+        lines.append("everything of value is updated" if less else
+                     "the budget does not bind: everything of value is updated")  # fmt: skip
     return "\n".join(lines)
 
 
@@ -175,6 +182,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         "peak_bytes": dict(plan.peak_bytes),
         "lower_bound_bytes": dict(plan.lower_bound_bytes),
         "macs": dict(plan.macs),
+        "savings": saving_rows(plan),
         "solve_seconds": plan.solve_seconds,
         "ties": dict(plan.ties),
         "seed": plan.seed,
@@ -205,13 +213,17 @@ def figure(plan: Plan) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as New
 
-    fig = New(figsize=(11, 8), layout="constrained")
+    paged = any(s.kind == "page_out" for s in plan.steps)
+    fig = New(figsize=(11, 9.5 if paged else 8), layout="constrained")
     FigureCanvasAgg(fig)  # no window, no global state
-    upper, lower = fig.subplots(2, 1, sharex=True)
+    upper, lower, *slow = fig.subplots(2 + paged, 1, sharex=True, height_ratios=[3, 3, 1.2][: 2 + paged])
     plot_bytes(plan, upper)
     plot_buffers(plan, lower)
-    lower.set_xlabel("step of the schedule")
-    _phases(plan, (upper, lower))
+    for ax in slow:
+        plot_buffers(plan, ax, PAGE_LEVEL)
+    mark_savings(plan, lower)
+    (*slow, lower)[0].set_xlabel("step of the schedule")
+    _phases(plan, (upper, lower, *slow))
     o = plan.problem.options
     fig.suptitle(
         f"{plan.problem.network.name} on {plan.problem.device.title or plan.problem.device.name}: "
@@ -268,17 +280,17 @@ def plot_bytes(plan: Plan, ax: Axes, level: str = MAIN) -> Axes:
 
 
 def plot_buffers(plan: Plan, ax: Axes, level: str = MAIN) -> Axes:
-    """Buffers as rectangles: steps across, offsets upwards; large ones are named."""
+    """Buffers as rectangles: steps across, offsets upwards; large ones are named, what is there again is hatched."""
     from matplotlib.patches import Rectangle
 
-    steps, arena = len(plan.steps), plan.peak_bytes[level]
+    steps, arena, again = len(plan.steps), plan.peak_bytes[level], copies(plan)
     for b in plan.buffers:
         if b.level != level:
             continue
         colour = KINDS[_KIND_OF_ROLE[_role(plan, b)]]
         ax.add_patch(
             Rectangle((b.start, b.offset / 1000), b.stop - b.start, b.bytes / 1000, facecolor=colour,
-                      edgecolor="white", linewidth=0.4)
+                      edgecolor="white", linewidth=0.4, hatch="////" if b.value in again else None)
         )  # fmt: skip
         if b.bytes > 0.03 * arena and (b.stop - b.start) * 1.6 > 0.012 * steps * len(b.value):
             ax.text((b.start + b.stop) / 2, (b.offset + b.bytes / 2) / 1000, b.value, ha="center", va="center",

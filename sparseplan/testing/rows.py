@@ -13,7 +13,7 @@ from sparseplan.recompute import Savings, apply
 from sparseplan.solve.cpsat import Limits, solve
 from sparseplan.solve.rows import Row
 from sparseplan.solve.select import Program
-from sparseplan.steps import MAIN, Schedule, UpdateSet
+from sparseplan.steps import MAIN, Schedule, Step, UpdateSet
 from sparseplan.testing.theorems import describe, require
 from sparseplan.training import holds
 from sparseplan.units import align_up
@@ -65,7 +65,9 @@ def check_rows(problem: Problem, update: Mapping[str, float], picks: Mapping[str
 def kept_savings(base: Schedule, savings: Savings) -> Savings:
     """Those reruns and fetches that some step depends on: what ``apply`` leaves of them, by its own account."""
     named = {s.name for s in base.steps}
-    reruns, fetches, waiting = set(), set(), []
+    reruns: set[tuple[str, str]] = set()
+    fetches: set[tuple[str, str]] = set()
+    waiting: list[Step] = []
     for step in apply(base, savings).steps:
         if step.name in named:
             for w in waiting:
@@ -114,7 +116,8 @@ def _least_peak(
     known: dict[Any, Any] = {}
     for table in (again.runs, again.fetches):
         known |= {(what, name[i]): literal for (what, i), literal in table.items()}
-    known |= {**again.packed, **again.moved}
+    known.update(again.packed)
+    known.update(again.moved)
     taken = {*savings.reruns, *savings.fetches, *savings.packed, *savings.moved}
     require(taken <= known.keys(), f"the model knows nothing of {taken - known.keys()}")
     for what, literal in known.items():
