@@ -22,6 +22,7 @@ from sparseplan.run.trainer import gradients, predict
 from sparseplan.steps import TrainingOptions, UpdateSet
 from sparseplan.stripegroups import candidates
 from sparseplan.stripes import Lowered, Origin, Stripes, even, lower, of_height
+from sparseplan.testing import check_rows
 from sparseplan.testing.peers import plan_of, trainable
 from sparseplan.verify import verify
 from sparseplan.zoo.upydnet import upydnet
@@ -220,3 +221,11 @@ def test_candidates_of_any_network_can_be_lowered(network: Network) -> None:
     for group in candidates(network, heights=(1, 2, 3)):
         assert len(group.rows) > 1
         assert lower(network, [group]).origin
+
+
+@SLOW
+@given(lowered_networks(), st.integers(0, 99), st.sampled_from([1, 4]))
+def test_the_solvers_rows_are_the_bytes_of_liveness(lowered: Lowered, seed: int, alignment: int) -> None:
+    rng = random.Random(seed)
+    problem = problem_of(lowered.network, dtype="bf16", alignment=alignment, loss="mse")
+    check_rows(problem, any_update(problem, rng, 0.7), any_picks(problem, rng))
