@@ -12,16 +12,18 @@ from sparseplan.autodiff import trace
 from sparseplan.builder import NetworkBuilder
 from sparseplan.device import LEVELS, Level
 from sparseplan.network import Network
-from sparseplan.problem import SAVINGS, Problem
+from sparseplan.problem import Problem
 from sparseplan.recompute import Savings
 from sparseplan.solve.again import candidates, movable, packable_steps
 from sparseplan.steps import MAIN, PAGE_LEVEL, Schedule
 from sparseplan.training import TrainingGraph
 
 T = TypeVar("T")
+#: what apply knows: all but running in stripes
+AGAIN = ("recompute", "page", "stream", "int8")
 
 
-def with_savings(problem: Problem, savings: tuple[str, ...] = SAVINGS, l3: int | None = None) -> Problem:
+def with_savings(problem: Problem, savings: tuple[str, ...] = AGAIN, l3: int | None = None) -> Problem:
     """The problem where that may be done to hold less; its device has an L3 (None: unbounded) if it has to."""
     device = problem.device
     if "page" in savings and not device.has(PAGE_LEVEL):

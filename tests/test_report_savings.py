@@ -11,7 +11,6 @@ from savings import with_savings
 from sparseplan.builder import NetworkBuilder
 from sparseplan.network import Network
 from sparseplan.plan import Plan
-from sparseplan.problem import SAVINGS
 from sparseplan.recompute import NO_SAVINGS, Savings
 from sparseplan.report import copies, describe, figure, saving_rows, saving_text, summary
 from sparseplan.testing.peers import plan_of
@@ -27,7 +26,7 @@ def line() -> Network:
 
 
 def plan(savings: Savings, optimizer: str = "sgd") -> Plan:
-    problem = with_savings(problem_of(line(), alignment=4, optimizer=optimizer), SAVINGS)
+    problem = with_savings(problem_of(line(), alignment=4, optimizer=optimizer))
     return plan_of(problem, {"a.weight": 1.0, "b.weight": 1.0}, None, savings)
 
 

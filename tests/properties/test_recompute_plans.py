@@ -13,11 +13,11 @@ from typing import Any
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from savings import hourglasses, possible, with_savings
+from savings import AGAIN, hourglasses, possible, with_savings
 
 from sparseplan.autodiff import trace
 from sparseplan.liveness import Memory, analyse
-from sparseplan.problem import SAVINGS, Problem
+from sparseplan.problem import Problem
 from sparseplan.recompute import Savings, apply
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import groups_of
@@ -54,7 +54,7 @@ def saving_problems(draw: st.DrawFn, max_ops: int = 7, max_choices: int | None =
     problem = draw(problems(networks, max_choices=max_choices, tight=False))
     if draw(st.integers(0, 3)):
         problem = replace(problem, must={p: r[0] for p, r in problem.choices.items()})
-    chosen = st.sampled_from([SAVINGS[:1], SAVINGS[:1], SAVINGS[:2], SAVINGS, SAVINGS[2:]])
+    chosen = st.sampled_from([AGAIN[:1], AGAIN[:1], AGAIN[:2], AGAIN, AGAIN[2:]])
     saving = with_savings(problem, draw(chosen), draw(st.sampled_from([None, None, 64, 256])))
     low, high = least_peak(saving), least_peak(problem)
     room = max(1, low + int(draw(st.sampled_from([0.0, 0.3, 0.6, 0.95, 1.1])) * (high - low)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from savings import graph_of, some_savings, with_savings
+from savings import AGAIN, graph_of, some_savings, with_savings
 
-from sparseplan.problem import SAVINGS, Problem
+from sparseplan.problem import Problem
 from sparseplan.steps import UpdateSet
 from sparseplan.testing import check_rows_with_savings, problems
 
@@ -26,4 +26,4 @@ def decided(problem: Problem, data: st.DataObject) -> None:
 
 @given(problem=problems(tight=False), data=st.data())
 def test_rows_with_savings_equal_liveness(problem: Problem, data: st.DataObject) -> None:
-    decided(with_savings(problem, data.draw(st.sampled_from([SAVINGS, SAVINGS[:1], SAVINGS[:2], SAVINGS[2:]]))), data)
+    decided(with_savings(problem, data.draw(st.sampled_from([AGAIN, AGAIN[:1], AGAIN[:2], AGAIN[2:]]))), data)
