@@ -26,9 +26,9 @@ def chain(ops: int, side: int = 64) -> Network:
 def poet_chain() -> Network:
     """27 ops in a row, as the linearised networks in POET's evaluation: 13 convolutions with ReLU, a head."""
     net = NetworkBuilder("chain of 27")
-    x = net.input("image", (3, 32, 32))
-    for i, channels in enumerate([8, 8, 8, 16, 16, 16, 16, 32, 32, 32, 32, 64, 64]):
-        x = net.relu(net.conv(x, channels, 3, 2 if i in (3, 7, 11) else 1, 1))
+    x = net.input("image", (3, 64, 64))
+    for i, channels in enumerate([8, 8, 8, 8, 16, 16, 16, 16, 16, 16, 16, 16, 16]):
+        x = net.relu(net.conv(x, channels, 3, 2 if i in (4, 9) else 1, 1))
     return net.build([net.conv(x, 8, 1)])
 
 

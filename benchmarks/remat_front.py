@@ -105,7 +105,13 @@ def draw(inst: RematInstance, rows: list[Point], path: Path) -> None:
         return [p / 1e3 for p, _ in chosen], [100 * m / inst.macs for _, m in chosen]
 
     x, y = of("front")
-    ax.step(x, y, where="post", color="#0072B2", lw=2.2, label="exact front", zorder=4)
+    ax.step(x, y, where="post", color="#0072B2", lw=2.2, label="front, proven optimal", zorder=4)
+    unproven = [
+        (p / 1e3, 100 * m / inst.macs) for k, p, m, _, status, _ in rows if k == "front" and status != "OPTIMAL"
+    ]
+    if unproven:
+        x, y = [p for p, _ in unproven], [m for _, m in unproven]
+        ax.plot(x, y, "o", mfc="white", color="#0072B2", ms=5, label="not proven in time", zorder=4)
     x, y = of("segment-wise")
     ax.step(x, y, where="post", color="#E69F00", lw=1.8, label="best sets of checkpoints (all enumerated)", zorder=3)
     x, y = of("checkpoints every k-th")
@@ -117,13 +123,13 @@ def draw(inst: RematInstance, rows: list[Point], path: Path) -> None:
     ax.annotate(f"{keep_all(inst):,} B", (everything, 0), (0, 10), textcoords="offset points", ha="right")
     lowest = min((p, m) for k, p, m, *_ in rows if k == "front")
     where = (lowest[0] / 1e3, 100 * lowest[1] / inst.macs)
-    ax.annotate(f"{lowest[0]:,} B\n+{where[1]:.1f} %", where, (10, 4), textcoords="offset points")
+    ax.annotate(f"{lowest[0]:,} B\n+{where[1]:.1f} %", where, (6, 6), textcoords="offset points")
     ax.set_xlabel("peak of main memory (kB)")
     ax.set_ylabel("extra MACs (% of a training step)")
     ax.set_title("uPyD-Net, all parameters updated, fused, bf16: recomputation")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 50)
     ax.grid(alpha=0.25)
-    ax.legend(frameon=False)
+    ax.legend(loc="upper left", framealpha=0.9)
     figure.savefig(path, dpi=150)
 
 

@@ -220,14 +220,14 @@ def main() -> None:
             share = 100 / inst.macs
             for method, a in answers:
                 found = a.status in ("OPTIMAL", "FEASIBLE")
-                rows.append([name, f"{fraction:.1f}", method, a.status, f"{a.seconds:.2f}",
+                rows.append([name, f"{fraction:g}", method, a.status, f"{a.seconds:.2f}",
                              f"{a.seconds / ours.seconds:.1f}" if ours.seconds > 0.01 else "-",
                              f"{a.macs * share:.2f}" if found else "-", f"{a.bound * share:.2f}" if found else "-",
                              f"{a.macs / 1e6:.2f}" if found else "-"])  # fmt: skip
             for solver in args.solvers:
                 for method, page in (("Checkmate", None), ("POET", args.page)):
                     status, seconds, added, bound, energy = peer_row(inst, budget, page, solver, args.seconds)
-                    rows.append([name, f"{fraction:.1f}", f"{method}, {solver}", status, f"{seconds:.2f}",
+                    rows.append([name, f"{fraction:g}", f"{method}, {solver}", status, f"{seconds:.2f}",
                                  f"{seconds / ours.seconds:.1f}" if ours.seconds > 0.01 else "-", added, bound,
                                  energy])  # fmt: skip
             for row in rows[-len(answers) - 2 * len(args.solvers) :]:

@@ -255,12 +255,14 @@ def solve_intervals(inst: RematInstance, budget: int, limits: Limits, close: flo
     fitting = [x for x in starts if peak_of(inst, x) <= budget]
     start = min(fitting, key=lambda x: macs_of(inst, x), default=None)
     small = len(inst.ops) * len(inst.slots) <= MATRIX_PAIRS
-    share = 20.0 if limits.seconds is None else limits.seconds * (0.2 if small else 0.35)
+    share = 20.0 if limits.seconds is None else 0.35 * limits.seconds
     best = refine(inst, budget, clock.left(seconds=min(share, 10.0) if small else share), close, start)
     if best.infeasible:
         return RematAnswer("INFEASIBLE", (), 0, 0, 0, clock.elapsed())
     if small and not done(inst, best, close):
-        exact = least_macs(inst, budget, clock.left(), hint=best.reruns)
+        if best.reruns is None:
+            search(inst, budget, best, Clock(clock.left(seconds=2.0)))
+        exact = least_macs(inst, budget, clock.left(), hint=best.reruns, bound=best.bound)
         if exact.status == "INFEASIBLE":
             return RematAnswer("INFEASIBLE", (), 0, 0, 0, clock.elapsed())
         best.bound = max(best.bound, exact.bound)

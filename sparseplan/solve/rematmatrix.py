@@ -294,16 +294,29 @@ class Matrix:
 
 
 def least_macs(
-    inst: RematInstance, budget: int, limits: Limits, slots: Sequence[int] | None = None,
+    inst: RematInstance,
+    budget: int,
+    limits: Limits,
+    slots: Sequence[int] | None = None,
     hint: Sequence[Rerun] | None = None,
-) -> RematAnswer:  # fmt: skip
+    bound: int = 0,
+) -> RematAnswer:
     """The fewest added MACs within ``budget`` bytes; exact when ``slots`` are all of the instance's (the default).
 
     With fewer slots the status and the bound speak of plans that use no others.
+
+    Args:
+        hint: reruns to start from.
+        bound: a lower bound that is known.
+
+    Raises:
+        InternalError: the plan takes more bytes than the model says.
     """
     m = Matrix(inst, slots)
     m.limit(m.rows(), budget)
     m.model.minimize(m.macs())
+    if bound:
+        m.model.add(m.macs() >= bound)
     if hint is not None:
         m.hint(hint)
     outcome = solve(m.model, limits, parameters=SEARCH)
