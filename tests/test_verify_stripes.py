@@ -14,6 +14,7 @@ from sparseplan.builder import NetworkBuilder
 from sparseplan.network import Network, Op, Tensor
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
+from sparseplan.run.runner import run
 from sparseplan.steps import Box
 from sparseplan.stripes import Lowered, Origin, Stripes, even, lower
 from sparseplan.testing.peers import plan_of
@@ -218,3 +219,37 @@ def test_faults_of_plans_in_stripes_are_found(fault: str) -> None:
     found = verify(problem, plant(plan))
     assert found
     assert any(message in str(v) for v in found), found
+
+
+# -- plans that say in which stripes they are --------------------------------------------------------------
+def in_stripes() -> tuple[Problem, Plan]:
+    lowered = small()
+    plain = problem_of(lowered.original, loss="mse")
+    problem = replace(plain, savings=("stripes",))
+    plan = plan_of(replace(problem, network=lowered.network), dict.fromkeys(problem.choices, 1.0))
+    return problem, replace(plan, problem=problem, stripes=lowered.groups)
+
+
+def test_a_plan_in_stripes_is_checked_against_the_network() -> None:
+    problem, plan = in_stripes()
+    assert verify(problem, plan) == ()
+    assert run(plan).bitwise_equal
+
+
+def test_stripes_must_be_allowed() -> None:
+    problem, plan = in_stripes()
+    found = verify(replace(problem, savings=()), plan)
+    assert [v.kind for v in found] == ["decision"]
+    assert "1 groups are in stripes, but the problem's savings are []" in str(found[0])
+
+
+def test_stripes_that_cannot_be_are_found() -> None:
+    problem, plan = in_stripes()
+    (found,) = verify(problem, replace(plan, stripes=(Stripes(("a", "c"), even(8, 2)),)))
+    assert "which depends on what the group makes" in str(found)
+
+
+def test_steps_in_other_stripes_are_found() -> None:
+    problem, plan = in_stripes()
+    assert verify(problem, replace(plan, stripes=(Stripes(("a", "b", "c"), even(8, 4)),)))
+    assert verify(problem, replace(plan, stripes=()))

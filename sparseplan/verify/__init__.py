@@ -3,13 +3,18 @@
 The verifier derives for itself what a training step must contain (``facts``), matches every
 argument of every step with it (``wanted``), executes the steps symbolically over the planned bytes
 (``execute``), and recounts all figures (``places``, ``tiles``, ``decisions``). It is written to be
-obvious rather than fast, and shares no code with autodiff, layout, liveness or ``solve``.
+obvious rather than fast, and shares no code with autodiff, layout, liveness or ``solve``. Of a plan
+in stripes it lowers the network, and then checks row by row that this computes the same (``stripes``).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from sparseplan.errors import SparseplanError
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
+from sparseplan.stripes import lower
 from sparseplan.verify.decisions import (
     allowed_update,
     check_macs,
@@ -17,15 +22,17 @@ from sparseplan.verify.decisions import (
     check_picks,
     check_reach,
     check_savings,
+    check_time,
     check_unsolved,
 )
 from sparseplan.verify.execute import execute
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings, Kind, Violation
 from sparseplan.verify.places import Places, check_buffers, check_levels, check_overlaps, check_values
+from sparseplan.verify.stripes import check_lowered
 from sparseplan.verify.tiles import check_tiles
 
-__all__ = ["Kind", "Violation", "verify"]
+__all__ = ["Kind", "Violation", "check_lowered", "verify"]
 
 
 def verify(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
@@ -39,12 +46,17 @@ def verify(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     if plan.status not in ("OPTIMAL", "FEASIBLE"):
         check_unsolved(problem, plan, findings)
         return findings.all()
+    striped = in_stripes(problem, plan, findings)
+    if striped is None:
+        return findings.all()
+    problem = striped
     update = allowed_update(problem, plan, findings)
     check_objective(problem, plan, update, findings)
     facts = Facts(problem, update, {s.op for s in plan.steps if s.kind == "forward"})
     check_reach(facts, findings)
     check_picks(facts, plan, findings)
     check_savings(problem, plan, findings)
+    check_time(problem, plan, findings)
     check_macs(problem, facts, plan, findings)
     check_values(facts, plan, findings)
     places = Places(plan)
@@ -54,3 +66,20 @@ def verify(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     execute(facts, plan, places, findings)
     check_tiles(problem, facts, plan, findings)
     return findings.all()
+
+
+def in_stripes(problem: Problem, plan: Plan, findings: Findings) -> Problem | None:
+    """The problem on the network that a plan's steps run, checked against its own; None where there is no such."""
+    if not plan.stripes:
+        return problem
+    if "stripes" not in problem.savings:
+        findings.add("decision", "stripes", f"{len(plan.stripes)} groups are in stripes, but the problem's savings are "
+                     f"{list(problem.savings)}")  # fmt: skip
+    try:
+        lowered = lower(problem.network, plan.stripes)
+        problem = replace(problem, network=lowered.network)
+    except SparseplanError as error:
+        findings.add("stripe", "stripes", str(error))
+        return None
+    check_lowered(lowered.original, lowered.network, lowered.origin, findings)
+    return problem
