@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
@@ -12,6 +14,7 @@ import sparseplan as sp
 from sparseplan.autodiff import differentiate
 from sparseplan.errors import InternalError
 from sparseplan.liveness import analyse
+from sparseplan.problem import resolve_choices
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.rematinstance import (
     RematInstance,
@@ -19,6 +22,7 @@ from sparseplan.solve.rematinstance import (
     RematStep,
     RematTensor,
     Rerun,
+    events_of,
     instance,
     keep_all,
     least_possible,
@@ -28,8 +32,7 @@ from sparseplan.solve.rematinstance import (
     useful,
 )
 from sparseplan.solve.rematmatrix import least_macs, least_peak
-from sparseplan.steps import Schedule, TrainingOptions, UpdateSet
-from sparseplan.testing.peers import trainable
+from sparseplan.steps import Arg, Schedule, Span, Step, TrainingOptions, UpdateSet
 from sparseplan.testing.strategies import options, trainable_networks
 
 
@@ -37,12 +40,10 @@ from sparseplan.testing.strategies import options, trainable_networks
 def schedules(draw: st.DrawFn, max_ops: int = 8) -> Schedule:
     """Training steps of small networks: update sets, fractions, picks, options of every sort."""
     network = draw(trainable_networks(max_ops=max_ops))
-    names = draw(st.sets(st.sampled_from(trainable(network)), min_size=1))
-    setting = draw(options(network))
-    full = differentiate(network, UpdateSet.all(network), setting) if names == set(network.parameters) else None
-    if full is not None:
-        return full
-    return differentiate(network, UpdateSet(dict.fromkeys(sorted(names), 1.0)), setting)
+    choices = resolve_choices(network, fractions=(0.5, 1.0))[0]
+    names = draw(st.sets(st.sampled_from(sorted(choices)), min_size=1))
+    update = UpdateSet({p: draw(st.sampled_from(choices[p])) for p in sorted(names)})
+    return differentiate(network, update, draw(options(network)))
 
 
 @st.composite
@@ -94,6 +95,53 @@ def test_without_reruns_the_peak_is_the_one_of_liveness(name: str, gradients: st
 @given(schedules())
 def test_without_reruns_every_step_counts_as_in_liveness(schedule: Schedule) -> None:
     assert tuple(live_of(instance(schedule), ())) == analyse(schedule).at("L2")
+
+
+def unrolled(schedule: Schedule, reruns: Sequence[Rerun]) -> Schedule:
+    """The schedule with every rerun a step and every copy a value of its own, for ``liveness.analyse``."""
+    inst, n = instance(schedule), sum(s.kind == "forward" for s in schedule.steps)
+    ours = {t.name for t in inst.tensors if t.op >= 0}
+    events = events_of(inst, reruns)
+    names = dict.fromkeys(schedule.values, "")
+    values = {k: v for k, v in schedule.values.items() if k not in ours}
+    plain: list[tuple[Step, dict[str, str], dict[str, str]]] = []
+    for e, (step, op) in enumerate(events):
+        source = schedule.steps[step if op is None else op]
+        before = dict(names)
+        if op is not None or step < n:
+            names.update({s.value: f" {e}" for arg in source.writes for s in arg.spans})
+        plain.append((source, before, dict(names)))
+
+    def renamed(arg: Arg, copy: dict[str, str]) -> Arg:
+        return replace(arg, spans=tuple(Span(s.value + copy[s.value], s.lo, s.hi) for s in arg.spans))
+
+    read = {s.value + copy[s.value] for source, copy, _ in plain for a in source.reads for s in a.spans}
+    steps = []
+    for source, before, after in plain:
+        reads = tuple(renamed(a, before) for a in source.reads)
+        writes = tuple(renamed(a, after) for a in source.writes)
+        writes = tuple(
+            a for a, old in zip(writes, source.writes, strict=True)
+            if schedule.values[old.spans[0].value].role != "auxiliary" or a.spans[0].value in read
+        )  # fmt: skip
+        pairs = tuple((y + after[y], x + before[x]) for y, x in source.inplace)
+        steps.append(replace(source, reads=reads, writes=writes, inplace=pairs))
+    for step in steps:
+        for a in (*step.reads, *step.writes):
+            for span in a.spans:
+                if span.value not in values:
+                    old = schedule.values[span.value.split(" ")[0] if " " in span.value else span.value]
+                    values[span.value] = replace(old, name=span.value)
+    return replace(schedule, steps=tuple(steps), values=values, composites=())
+
+
+@given(schedules(), st.data())
+def test_reruns_count_as_in_liveness_of_the_unrolled_schedule(schedule: Schedule, data: st.DataObject) -> None:
+    inst = instance(schedule)
+    pairs = [(o, j) for o in range(len(inst.ops)) for j in inst.slots]
+    assume(pairs)
+    chosen: list[Rerun] = data.draw(st.lists(st.sampled_from(pairs), max_size=12, unique=True))
+    assert tuple(live_of(inst, chosen)) == analyse(unrolled(schedule, chosen)).at("L2")
 
 
 @given(instances(), st.data())

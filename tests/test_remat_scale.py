@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_remat import instances
 
 import sparseplan as sp
 from sparseplan.autodiff import differentiate
@@ -19,9 +17,6 @@ from sparseplan.solve.rematmatrix import Matrix, least_macs, least_peak
 from sparseplan.solve.rematonce import search
 from sparseplan.solve.rematwindows import Progress, dropped, refine
 from sparseplan.steps import TrainingOptions, UpdateSet
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_remat import instances
 
 
 def _budget(data: st.DataObject, inst: RematInstance) -> int:
