@@ -15,7 +15,6 @@ refined only where it was too kind; and the plan is sought at a lower budget unt
 from __future__ import annotations
 
 import bisect
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +44,6 @@ class Windows:
     Args:
         moments: base steps from the loss on; the loss is always one.
         budget: bytes at each moment, in the forward run too.
-        windows_free: bytes by which the budget is lowered at all moments, to leave room within windows.
     """
 
     def __init__(self, inst: RematInstance, moments: Sequence[int], budget: int) -> None:
@@ -371,4 +369,4 @@ def _excess(inst: RematInstance, reruns: Sequence[Rerun], budget: int, most: int
 
 def gap(inst: RematInstance, macs: int, bound: int) -> float:
     """Distance of a plan from the bound, as a fraction of the whole step's MACs."""
-    return (macs - bound) / (inst.macs + bound) if macs > bound else 0.0 if math.isfinite(macs) else math.inf
+    return max(0, macs - bound) / (inst.macs + bound)
