@@ -126,6 +126,8 @@ def problem(
     together: Iterable[Sequence[str] | str] = (),
     savings: Sequence[str] | str = (),
     int8_price: float = INT8_PRICE,
+    max_seconds: float | None = None,
+    max_joules: float | None = None,
 ) -> Problem:
     """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
     found = network(net)
@@ -151,7 +153,7 @@ def problem(
         given = given.values
     worth = resolve_values(found, choices, given)
     return Problem(found, target, options, choices, least, worth, max_macs, more, ties, _texts(savings),
-                   int8_price)  # fmt: skip
+                   int8_price, max_seconds, max_joules)  # fmt: skip
 
 
 def _device(device: Device | str | os.PathLike[str]) -> Device | str | Path:
@@ -189,7 +191,8 @@ def plan(
             together (groups of name patterns that are updated together); savings (what may be done to hold
             less: "recompute" forward ops in the backward phase, "page" tensors to L3 and back and have accumulators
             there, "stream" frozen parameters from flash, save inputs in 8 bits with "int8", run groups of ops in
-            "stripes"); int8_price (share of its value that an update from an 8-bit input loses).
+            "stripes"); int8_price (share of its value that an update from an 8-bit input loses); max_seconds, max_joules (of one run of the
+            schedule, by the device's tables).
 
     Raises:
         SparseplanError: bad input. An infeasible problem is no error: see ``Plan.status``.

@@ -134,6 +134,8 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "ties": [list(tie) for tie in problem.ties],
         "savings": list(problem.savings),
         "int8_price": problem.int8_price,
+        "max_seconds": problem.max_seconds,
+        "max_joules": problem.max_joules,
     }  # fmt: skip
 
 
@@ -212,7 +214,7 @@ def problem_from_node(node: Node) -> Problem:
     """A problem from plain data."""
     node.record(
         ("network", "device", "options", "choices", "must", "values"),
-        ("max_macs", "terms", "ties", "savings", "int8_price"),
+        ("max_macs", "terms", "ties", "savings", "int8_price", "max_seconds", "max_joules"),
     )
     options = node["options"].record(
         ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs", "concat")
@@ -241,6 +243,8 @@ def problem_from_node(node: Node) -> Problem:
         if node.get("ties") is not None else (),
         savings=tuple(n.text() for n in node["savings"].entries(len(SAVINGS))) if node.get("savings") is not None
         else (),
+        max_seconds=_maybe(node, "max_seconds", Node.number),
+        max_joules=_maybe(node, "max_joules", Node.number),
         int8_price=node["int8_price"].number() if node.get("int8_price") is not None else INT8_PRICE,
     )  # fmt: skip
 

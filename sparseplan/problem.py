@@ -51,6 +51,8 @@ class Problem:
         ties: sets of parameters that are updated together. At a joint fraction each has its own
             least allowed one that is at least as large (biases, which cannot be cut, the whole).
         savings: what may be done so that less has to be held, of ``SAVINGS``.
+        max_seconds, max_joules: caps on the time and energy of one run of the schedule, by the device's
+            tables (see ``costs``), or None.
         int8_price: share of its own value (terms aside) that an update loses when its gradient is computed from
             an input that was saved in 8 bits, in [0, 1].
     """
@@ -66,6 +68,8 @@ class Problem:
     ties: tuple[tuple[str, ...], ...] = ()
     savings: tuple[str, ...] = ()
     int8_price: float = INT8_PRICE
+    max_seconds: float | None = None
+    max_joules: float | None = None
 
     def __post_init__(self) -> None:
         alignment = self.device.level(MAIN).alignment
@@ -109,6 +113,10 @@ class Problem:
         if "stream" in self.savings and self.stream_level is None:
             raise ProblemError(f"savings='stream' needs flash or L3, which device {self.device.name!r} lacks; drop it")
         object.__setattr__(self, "savings", tuple(n for n in SAVINGS if n in self.savings))
+        for name, cap in (("max_seconds", self.max_seconds), ("max_joules", self.max_joules)):
+            number = isinstance(cap, (int, float)) and not isinstance(cap, bool)
+            if cap is not None and not (number and 0 < cap < 1e15):
+                raise ProblemError(f"{name}={cap!r} must be a number above 0")
         price = self.int8_price
         if isinstance(price, bool) or not isinstance(price, (int, float)) or not 0 <= price <= 1:
             raise ProblemError(f"int8_price={price!r} must be a share from 0 to 1 of an update's worth")
@@ -130,7 +138,7 @@ class Problem:
             Problem,
             (self.network, self.device, self.options, dict(self.choices), dict(self.must),
              {p: dict(t) for p, t in self.values.items()}, self.max_macs, self.terms, self.ties, self.savings,
-             self.int8_price),
+             self.int8_price, self.max_seconds, self.max_joules),
         )  # fmt: skip
 
     def _check_terms(self) -> None:

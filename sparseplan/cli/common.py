@@ -137,7 +137,7 @@ def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
         raise ProblemError("device=None and l2=None: give --device (see `sparseplan devices`) or --l2, such as 600kB")
     options = {name: getattr(args, name) for name in (
         "l1", "l2", "dtype", "batch", "optimizer", "gradients", "frozen", "concat", "alignment", "loss", "may", "must",
-        "never", "max_macs", "int8_price",
+        "never", "max_macs", "int8_price", "max_seconds", "max_joules",
     )}  # fmt: skip
     options["fractions"] = fractions_of(args.fractions)
     options["savings"] = savings_of(args.savings)

@@ -132,6 +132,15 @@ def _plan_arguments(sub: argparse.ArgumentParser) -> None:
         help="what is updated together or not at all (default %(default)s)")  # fmt: skip
     _choice_arguments(sub)
     add("--max-macs", type=_positive, help="cap on the MACs of one training step")
+    add(
+        "--max-seconds", type=_seconds, metavar="S", help="cap on the seconds of a training step"
+    )
+    add(
+        "--max-joules",
+        type=_seconds,
+        metavar="J",
+        help="cap on the joules of a training step",
+    )
     add("--savings", default="", metavar=",".join(SAVINGS),
         help="what may be done to hold less, or all: run forward ops again; page tensors to L3 and back; stream frozen "
              "parameters from flash; save inputs in 8 bits; run groups of ops in stripes")  # fmt: skip

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparseplan.autodiff import trace
+from sparseplan.costs import step_costs
 from sparseplan.errors import InternalError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
@@ -107,7 +108,7 @@ class Pipeline:
         self.graph: TrainingGraph = trace(self.lowered.network, problem.options, problem.choices)
         self.tiling = Tiling(problem.device, self.graph)
         self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
-        self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin))
+        self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
         #: where groups lay in the last plans, latest first: neighbours on a front are much alike
         self.like: list[dict[str, int]] = []
 
@@ -156,6 +157,9 @@ class Pipeline:
             self.progress(f"value {objective:g} ({selection.status}) in live bytes; placing")
             candidate = self.place(selection.decisions, capacity)
             placed = candidate.placement.status == "PLACED"
+            if placed and not self.in_time(candidate):  # the row was a lower bound
+                program.exclude(selection.decisions, selection.bound, 1 << 62)
+                continue
             if placed and (capacity is None or candidate.placement.peak <= capacity):
                 told = selection
                 if margin or doubt >= objective:  # equals with fewer MACs may be among what was left out
@@ -178,6 +182,20 @@ class Pipeline:
         # cut short: what the relaxation proves still holds
         return self.answer(best or self.fallback(), max(doubt, program.best_bound))
 
+    def in_time(self, candidate: Candidate) -> bool:
+        """Whether a schedule keeps the caps on time and energy."""
+        problem = self.problem
+        if problem.max_seconds is None and problem.max_joules is None:
+            return True
+        schedule, options = candidate.schedule, problem.options
+        costs = step_costs(
+            schedule.steps, problem.device, options.dtype, table=self.graph.infos, tiles=self.tiling.tiles(schedule),
+            values=schedule.values.values(), batch=options.batch, accumulates=options.gradients == "accumulate",
+        )  # fmt: skip
+        seconds, joules = costs.seconds, costs.joules
+        late = problem.max_seconds is not None and (seconds is None or seconds > problem.max_seconds)
+        return not (late or (problem.max_joules is not None and (joules is None or joules > problem.max_joules)))
+
     def part(self, share: float, work: float | None = None) -> Limits:
         """Limits that leave some of the time for what comes after."""
         left = self.clock.left(work=work)
@@ -199,6 +217,8 @@ class Pipeline:
             capacity = self.problem.capacity(MAIN)
             candidate = self.place(decisions, capacity)
             placement = candidate.placement
+            if not self.in_time(candidate):
+                continue
             if placement.status == "PLACED" and (capacity is None or placement.peak <= capacity):
                 selection = Selection("FEASIBLE", decisions, math.inf, {}, 0.0)
                 return Found(candidate, selection, self.program.worth(decisions))
@@ -315,6 +335,8 @@ class Pipeline:
             if least is not None and least > problem.max_macs:
                 message = f"MACs: at least {least:,} are needed, max_macs={problem.max_macs:,}; raise the cap"
                 return Infeasibility("MACs", "", least, problem.max_macs, (), None, message)
+        if program.caps and (reason := self.too_slow(program)) is not None:
+            return reason
         level = problem.options.frozen
         row = program.frozen
         available = problem.capacity(level) or 0
@@ -325,6 +347,19 @@ class Pipeline:
         if status not in ("INFEASIBLE", "OPTIMAL", "FEASIBLE", "UNKNOWN"):
             raise InternalError(f"no decisions, yet status {status}")
         return Infeasibility(level, "", row.constant, available, (), None, message)
+
+    def too_slow(self, program: Program) -> Infeasibility | None:
+        """That no update set keeps a cap on time or energy, whatever the bytes."""
+        for row, cap in program.caps:
+            least = program.least(row, self.clock.left())
+            if least is not None and least > cap:
+                timed = row is program.time
+                what, unit = ("time", "cycles") if timed else ("energy", "pJ")
+                asked = ", ".join(f"{n}={v:g}" for n, v in (("max_seconds", self.problem.max_seconds),
+                                  ("max_joules", self.problem.max_joules)) if v is not None)  # fmt: skip
+                message = f"{what}: at least {least:,} {unit} are needed, {cap:,} are allowed ({asked}); raise the cap"
+                return Infeasibility(what, "", least, cap, (), None, message)
+        return None
 
 
 def _tensor_list(tensors: tuple[tuple[str, int], ...]) -> str:

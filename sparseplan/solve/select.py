@@ -14,11 +14,14 @@ from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
+from sparseplan.costs import cycles_within
 from sparseplan.problem import Pair, Problem, Saturation
 from sparseplan.recompute import NO_SAVINGS, Savings
+from sparseplan.solve import timing
 from sparseplan.solve.again import Again, Alike, candidates, movable, named, packable_steps, used_at_once
 from sparseplan.solve.cpsat import Limits, Outcome, Sense, solve, solve_in_order
 from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, total, traffic_terms, undominated
+from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.training import TrainingGraph
 from sparseplan.units import align_up
@@ -80,9 +83,10 @@ class Program:
     """The model of one problem; asked again as placements fail."""
 
     def __init__(
-        self, problem: Problem, graph: TrainingGraph, forbidden: Sequence[tuple[int, str]], alike: Alike | None = None
-    ) -> None:
-        """``forbidden``: conditions (with the step's name) of passes that no L1 tile fits."""
+        self, problem: Problem, graph: TrainingGraph, forbidden: Sequence[tuple[int, str]], alike: Alike | None = None,
+        tiling: Tiling | None = None,
+    ) -> None:  # fmt: skip
+        """``forbidden``: conditions (with the step's name) of passes that no L1 tile fits; ``tiling``: for time."""
         self.problem, self.graph, self.alike = problem, graph, alike or Alike()
         self.model = cp_model.CpModel()
         self.literals = Literals(self.model, graph)
@@ -104,6 +108,7 @@ class Program:
         self.macs = macs_terms(graph, self.literals, self.again)
         self.traffic = traffic_terms(graph, self.literals, self.again)
         self.frozen = frozen_row(graph, self.literals, problem.device.level(problem.options.frozen).alignment)
+        self._costs(tiling)
         self._value()
         self.excluded: list[Excluded] = []
         #: a proven upper bound on the value of all decisions not excluded
@@ -143,6 +148,28 @@ class Program:
         if self.narrow is not None:
             used_at_once(graph, self.literals, again, self.narrow)
         return again
+
+    def _costs(self, tiling: Tiling | None) -> None:
+        """Rows of cycles, where the device's tables have all that it takes, and of caps on time and energy."""
+        problem, graph, device = self.problem, self.graph, self.problem.device
+        #: cycles of a run, where they are known
+        self.time: Row | None = None
+        #: rows with their caps
+        self.caps: list[tuple[Row, int]] = []
+        asked = problem.max_seconds is not None or problem.max_joules is not None
+        if tiling is None or not (asked or (device.mac_rates and not timing.gaps(device, graph, tiling))):
+            return
+        by_power = problem.max_joules is not None and device.watts("active") is not None
+        if problem.max_seconds is not None or by_power or not asked or device.mac_rates:
+            known = asked and problem.max_seconds is None and not by_power and timing.gaps(device, graph, tiling)
+            if not known:
+                self.time = timing.cost_row(device, graph, tiling, self.literals, self.again)
+        if self.time is not None and (problem.max_seconds is not None or by_power):
+            joules = problem.max_joules if by_power else None
+            self.caps.append((self.time, cycles_within(device, problem.max_seconds, joules)))
+        if problem.max_joules is not None and not by_power:
+            row = timing.cost_row(device, graph, tiling, self.literals, self.again, timing.picojoules)
+            self.caps.append((row, math.floor(problem.max_joules * 1e12)))
 
     def _picks_alike(self) -> None:
         """Stripes have what their backward needs in the same way."""
@@ -273,6 +300,8 @@ class Program:
         if self.problem.max_macs is not None:
             model.add(self.expression(self.macs) <= self.problem.max_macs)
         level = self.problem.options.frozen
+        for row, cap in self.caps:
+            model.add(self.expression(row) <= cap)
         taken = {level: [self.frozen]} if level != MAIN else {}
         for name, row in self.away().items():
             taken.setdefault(name, []).append(row)
@@ -346,12 +375,15 @@ class Program:
         again = self.again
         tables = (again.runs, again.fetches, again.paged, again.packed, again.moved)
         atoms = [*self.literals.atoms.values(), *(v for table in tables for v in table.values())]
-        if self.again.paged or self.again.moved:
+        if self.time is not None and tuple(order) == TIES:
+            order = ("time", "peak")
+        elif self.again.paged or self.again.moved:
             at = order.index("macs") + 1 if "macs" in order else 0
             order = (*order[:at], "traffic", *order[at:])
         lowest: dict[str, cp_model.LinearExprT] = {"macs": self.expression(self.macs), "peak": self.peak(model),
                                                     "area": self.expression(self.area),
-                                                    "traffic": self.expression(self.traffic)}  # fmt: skip
+                                                    "traffic": self.expression(self.traffic),
+                                                    "time": self.expression(self.time or Row(0, {}))}  # fmt: skip
         # and, among equals, no update that is worth nothing
         last = cp_model.LinearExpr.weighted_sum([lowest[order[-1]], *atoms], [len(atoms) + 1] + [1] * len(atoms))
         goals: list[tuple[Sense, cp_model.LinearExprT]] = [
@@ -388,8 +420,12 @@ class Program:
 
     def least_macs(self, limits: Limits) -> int | None:
         """The fewest MACs that any allowed update set takes, byte budgets aside."""
+        return self.least(self.macs, limits)
+
+    def least(self, row: Row, limits: Limits) -> int | None:
+        """The least that a row can come to, byte budgets aside."""
         model = self.model.clone()
-        model.minimize(self.expression(self.macs))
+        model.minimize(self.expression(row))
         outcome = solve(model, limits, parameters=SEARCH)
         return outcome.bound
 

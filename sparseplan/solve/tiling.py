@@ -81,6 +81,10 @@ class Tiling:
                 tags = tuple((o.tag, o.bytes * o.buffers) for o in least.operands)
             self.missing.append(Unfit(names[op, pass_], when, fewest, capacity, tags))
 
+    def tile(self, op: str, pass_: str) -> PlannedTile | None:
+        """How a pass is tiled; None where it is not."""
+        return self._tiles.get((op, pass_))
+
     def forbidden(self) -> list[tuple[int, str]]:
         """Conditions that must not come true, with the step that forbids them."""
         return [(u.when, u.step) for u in self.missing]

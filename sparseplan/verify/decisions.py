@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+from sparseplan.costs import plan_costs
 from sparseplan.ops import op_def
 from sparseplan.ops.base import resolve
 from sparseplan.plan import Plan
@@ -95,6 +97,18 @@ def check_macs(problem: Problem, facts: Facts, plan: Plan, findings: Findings) -
         findings.add("macs", "macs", f"{sum(macs.values())} MACs exceed max_macs={problem.max_macs}")
 
 
+def check_time(problem: Problem, plan: Plan, findings: Findings) -> None:
+    """Time and energy of a run, by the device's tables, are within their caps."""
+    if problem.max_seconds is None and problem.max_joules is None:
+        return
+    costs = plan_costs(replace(plan, problem=problem))
+    for name, cap, taken in (("max_seconds", problem.max_seconds, costs.seconds),
+                             ("max_joules", problem.max_joules, costs.joules)):  # fmt: skip
+        if cap is not None and (taken is None or taken > cap):
+            findings.add("macs", name, f"a run takes {'an unknown time' if taken is None else f'{taken:g}'}, "
+                         f"{name}={cap:g}")  # fmt: skip
+
+
 def check_savings(problem: Problem, plan: Plan, findings: Findings) -> None:
     """Nothing is recomputed, paged or packed unless the problem lets it."""
     kinds = {"recompute": "recompute", "page_out": "page", "page_in": "page", "pack": "int8"}
@@ -145,6 +159,8 @@ def check_unsolved(problem: Problem, plan: Plan, findings: Findings) -> None:
         return
     if reason is None:
         findings.add("status", "reason", "status=INFEASIBLE without a reason")
+        return
+    if reason.level in ("time", "energy"):
         return
     given = problem.max_macs if reason.level == "MACs" else problem.capacity(reason.level)
     if given is not None and reason.available != given:
