@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from sparseplan.cli import planning, show, timing, training
+from sparseplan.cli import comparing, planning, show, timing, training
 from sparseplan.cli.common import Handler
 from sparseplan.problem import INT8_PRICE, SAVINGS
 from sparseplan.run.schedules import SCHEDULES
@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     _plan_arguments(sub)
     sub.add_argument("-o", "--out", metavar="FILE", help="write the plan as JSON")
     sub.add_argument("--figure", metavar="FILE", help="write a figure (png, svg, pdf)")
+    sub.add_argument("--compare", action="append", default=[], metavar="PLAN",
+                     help="put this plan file beside the new plan (repeatable)")  # fmt: skip
     sub.add_argument("--tiles", action="store_true", help="also show how each pass is tiled into L1")
     sub.add_argument("--train-samples", type=_positive, metavar="N", help="also tell what training on N samples takes")
     sub.add_argument("--epochs", type=_positive, default=1, help="passes over them (default %(default)s)")
@@ -70,6 +72,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command("value", "Measure what updates are worth, and write a value file.", training.value)
     _network_argument(sub)
     _value_arguments(sub)
+
+    sub = command("compare", "Put plan files side by side: value, bytes, MACs, time, savings.", comparing.compare)
+    sub.add_argument("plans", nargs="+", metavar="PLAN", help="plan files")
 
     sub = command("verify", "Check a plan file without the solver.", planning.verify_plan)
     sub.add_argument("plan", help="plan file")

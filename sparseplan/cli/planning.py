@@ -9,7 +9,7 @@ from typing import Any
 from sparseplan import api, report, sweep
 from sparseplan.atomic import write_text
 from sparseplan.baselines import baselines
-from sparseplan.cli import timing
+from sparseplan.cli import comparing, timing
 from sparseplan.cli.common import (
     named_units,
     problem_of,
@@ -35,6 +35,7 @@ from sparseplan.weights import read_weights
 def plan(args: argparse.Namespace) -> int:
     """The best plan."""
     writable(args.out, args.figure, args.measure)
+    others = comparing.named_plans(args.compare)  # files that cannot be read are told before the work is done
     asked = problem_of(args)
     answer = api.plan(asked, time_limit=args.time_limit, seed=args.seed, progress=progress)
     progress_end()
@@ -43,7 +44,9 @@ def plan(args: argparse.Namespace) -> int:
     if args.figure and answer.feasible:
         report.save_figure(answer, args.figure)
     data, text = timing.told(args, answer)
-    show(args, {**report.summary(answer), **data}, "\n\n".join((report.describe(answer), *text)))
+    beside, table_ = comparing.told(answer, others)
+    text = [report.describe(answer), *text, *table_]
+    show(args, {**report.summary(answer), **data, **beside}, "\n\n".join(text))
     return 0 if answer.feasible else 1
 
 

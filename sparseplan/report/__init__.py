@@ -1,5 +1,6 @@
 """Plans and fronts as text that people like to read, and as figures."""
 
+from sparseplan.report.compare import compare_rows, compare_text
 from sparseplan.report.fronts import front_figure, front_text, save_front_figure, trained_text
 from sparseplan.report.plans import (
     KINDS,
@@ -17,6 +18,8 @@ from sparseplan.report.time import time_text
 
 __all__ = [
     "KINDS",
+    "compare_rows",
+    "compare_text",
     "copies",
     "describe",
     "figure",

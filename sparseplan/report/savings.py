@@ -150,7 +150,7 @@ def _recomputed(data: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return ""
-    rows.append([f"total: {len(rows)} runs", "", data["added_macs"], "", "", ""])
+    rows.append(["total: " + _count(len(rows), "run"), "", data["added_macs"], "", "", ""])
     header = ("runs again", "before", "MACs", "output B", "free for steps", "read by")
     text = table(header, rows, [False, False, True, True, True, False])
     return f"{text}\nMACs added: {data['added_macs']:,}, {data['added_share']:.1%} of the step's"
@@ -164,7 +164,7 @@ def _paged(data: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     out, back = (sum(r[k] for r in data["paged"]) for k in ("out_bytes", "in_bytes"))
-    rows.append([f"total: {len(rows)} tensors", sum(r["bytes"] for r in data["paged"]), out, back, "", ""])
+    rows.append(["total: " + _count(len(rows), "tensor"), sum(r["bytes"] for r in data["paged"]), out, back, "", ""])
     header = ("paged", "bytes", "out B", "in B", "away for steps", "back before")
     text = table(header, rows, [False, True, True, True, True, False])
     return f"{text}\ntraffic of pages: {format_bytes(out + back)} a run"
@@ -196,6 +196,10 @@ def _some(names: Sequence[str], most: int = 2) -> str:
     """The first of some names."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 # -- on figures ---------------------------------------------------------------------------------------
