@@ -191,8 +191,8 @@ def plan(
             together (groups of name patterns that are updated together); savings (what may be done to hold
             less: "recompute" forward ops in the backward phase, "page" tensors to L3 and back and have accumulators
             there, "stream" frozen parameters from flash, save inputs in 8 bits with "int8", run groups of ops in
-            "stripes"); int8_price (share of its value that an update from an 8-bit input loses); max_seconds, max_joules (of one run of the
-            schedule, by the device's tables).
+            "stripes", "order" steps anew once all else is decided); int8_price (share of its value that an update
+            from an 8-bit input loses); max_seconds, max_joules (of one run, by the device's tables).
 
     Raises:
         SparseplanError: bad input. An infeasible problem is no error: see ``Plan.status``.

@@ -29,8 +29,8 @@ __all__ = ["Pair", "Problem", "Saturation", "Term", "Values", "resolve_choices",
 Values = Mapping[str, Mapping[float, float]]
 #: what may be done so that less has to be held: run forward ops again; page tensors to L3 and back, and have
 #: accumulators and optimizer state there; stream frozen parameters from flash (or L3); save inputs in 8 bits; run
-#: groups of ops in horizontal stripes
-SAVINGS = ("recompute", "page", "stream", "int8", "stripes")
+#: groups of ops in horizontal stripes; move steps within their dependencies, once all else is decided
+SAVINGS = ("recompute", "page", "stream", "int8", "stripes", "order")
 #: share of its worth that an update loses, unless told, when its gradient is computed from an input in 8 bits. No
 #: measurement: enough to keep inputs as they are wherever that costs nothing.
 INT8_PRICE = 0.01

@@ -18,6 +18,7 @@ from sparseplan.autodiff import trace
 from sparseplan.costs import step_costs
 from sparseplan.errors import InternalError
 from sparseplan.liveness import Memory, analyse
+from sparseplan.ordering import reordered
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
@@ -149,6 +150,8 @@ class Pipeline:
                 continue
             if selection.decisions is None:
                 if selection.status == "INFEASIBLE":  # nothing (better) is left
+                    if best is None and "order" in problem.savings and (found := self.fallback()) is not None:
+                        return self.answer(found, problem.most_worth())  # in another order it fits
                     if best is None and doubt == -math.inf:
                         return self.infeasible()
                     return self.answer(best, doubt)
@@ -246,6 +249,8 @@ class Pipeline:
     def place(self, decisions: Decisions, capacity: int | None) -> Candidate:
         """Lifetimes and offsets for given decisions."""
         schedule = apply(self.graph.restrict(UpdateSet(decisions.update), decisions.picks), decisions.savings)
+        if "order" in self.problem.savings:
+            schedule = reordered(schedule)
         memory = analyse(schedule)
         limits = self.part(PLACING, self.effort.placing)
         groups = groups_of(memory)
