@@ -100,7 +100,7 @@ def test_highs_finds_what_cpsat_finds(inst: RematInstance, data: st.DataObject) 
     [("fused", 620_754, 27_979_776), ("fused", 900_000, 2_377_728), ("accumulate", 836_004, 25_316_352)],
 )
 def test_upydnet(gradients: str, budget: int, macs: int) -> None:
-    """Proven by the matrix model (minutes for some); the windows bound them from below, plans from above."""
+    """Proven by the matrix model; the windows bound them from below, plans from above."""
     net = sp.zoo.upydnet()
     inst = instance(differentiate(net, UpdateSet.all(net), TrainingOptions(gradients=gradients)))
     found = refine(inst, budget, Limits(5.0))

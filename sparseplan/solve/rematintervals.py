@@ -5,9 +5,10 @@ which that op may be run again, and for each tensor an end. Every read takes exa
 behind reads; one cumulative constraint holds the bytes. So there are O(ops × copies) intervals, where the matrix
 model has ops × slots literals. It is exact where no op needs more than ``copies`` runs, and never better than exact.
 
-What the intervals lack is a strong linear relaxation: on uPyD-Net (30 ops) they find the optimum and do not prove it
-in minutes. ``solve_intervals`` therefore takes its bound and its first plans from ``rematwindows``, further plans of
-large graphs from ``rematonce``, and proves the rest, on small ones, by the matrix model; no intervals are in it.
+What the intervals lack is a strong linear relaxation: of uPyD-Net (30 ops) at 620,754 bytes three copies came to no
+proof in 20 seconds, and to a plan of a sixth more added MACs than the least. ``solve_intervals`` therefore takes its
+bound and its first plans from ``rematwindows``, further plans of large graphs from ``rematonce``, and proves the rest,
+on small ones, by the matrix model; there are no intervals in it.
 """
 
 from __future__ import annotations
