@@ -294,7 +294,9 @@ def plot_buffers(plan: Plan, ax: Axes, level: str = MAIN) -> Axes:
         )  # fmt: skip
         if b.bytes > 0.03 * arena and (b.stop - b.start) * 1.6 > 0.012 * steps * len(b.value):
             ax.text((b.start + b.stop) / 2, (b.offset + b.bytes / 2) / 1000, b.value, ha="center", va="center",
-                    fontsize=6.5, color="black" if colour in _LIGHT else "white")  # fmt: skip
+                    fontsize=6.5, color="black" if colour in _LIGHT else "white",
+                    bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.4} if b.value in again else None,
+                    )  # fmt: skip
     ax.axhline(arena / 1000, color="black", linestyle=":", linewidth=1.2)
     capacity = plan.problem.capacity(level)
     if capacity is not None:

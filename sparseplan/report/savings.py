@@ -192,7 +192,7 @@ def _elsewhere(data: Mapping[str, Any]) -> str:
     return table(header, rows, [False, False, False, True, True])
 
 
-def _some(names: Sequence[str], most: int = 2) -> str:
+def _some(names: Sequence[str], most: int = 1) -> str:
     """The first of some names."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
