@@ -10,7 +10,8 @@ their memory counts input and output of every op. Their plans are counted by our
 budget there would be shown as ``over``. Budgets are fractions of the peak of keeping everything.
 
 Columns: ``added`` MACs and ``bound`` in per cent of the training step's; ``E``: energy beyond the step's in millions of
-MACs, of which a byte paged in or out costs ``--page`` (20: an assumption, not a measurement); ours page nothing. ``x``: seconds over ours in the same row's case. A failure is a row like another.
+MACs, of which a byte paged in or out costs ``--page`` (20: an assumption, not a measurement); ours page
+nothing. ``x``: seconds over ours in the same row's case. A failure is a row like another.
 """
 
 from __future__ import annotations
