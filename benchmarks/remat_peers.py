@@ -98,8 +98,8 @@ def peer(inst: RematInstance, budget: int, page: int | None) -> PeerModel:
             if page is not None and (t, g) in kept:
                 program.least([(aux[t, g], 1), (moves["in", t, g], -1)], 0)
                 program.least([(kept[t, g], 1), (moves["out", t, g], -1)], 0)
-                if g == 1:  # what is paged out during the forward run is charged with the first stage's
-                    program.most([(aux[t, g], 1)], 0)
+                if g == 1:  # paged out during the forward run, after its last use there
+                    program.objective[aux[t, g]] = page * sizes[t]
         _usage(inst, program, run, kept, moves, readers, g, budget, unit)
     _forward(inst, program, kept, readers, budget)
     return PeerModel(program, run, moves)
