@@ -8,6 +8,8 @@ from sparseplan.ops.base import Array
 
 #: the code of zero, and the largest distance from it
 ZERO, MOST = 128, 127
+#: the largest scale of which ``MOST`` are finite: the largest float32 over ``MOST`` is rounded up
+_LARGEST = np.nextafter(np.finfo(np.float32).max / np.float32(MOST), np.float32(0))
 
 
 def pack(x: Array) -> tuple[Array, Array]:
@@ -21,7 +23,7 @@ def pack(x: Array) -> tuple[Array, Array]:
     grouped = x.reshape(*x.shape[:2], -1) if x.ndim > 2 else x.reshape(1, 1, -1)
     finite = np.where(np.isfinite(grouped), grouped, 0)
     most = np.abs(finite).max(axis=(0, 2), initial=0)
-    scales = np.where(most > 0, most / np.float32(MOST), 1).astype(np.float32)
+    scales = np.where(most > 0, np.minimum(most / np.float32(MOST), _LARGEST), 1).astype(np.float32)
     scales[scales == 0] = 1  # of subnormal channels
     with np.errstate(invalid="ignore", over="ignore"):
         steps = np.clip(np.rint(grouped / scales[:, None]), -MOST, MOST)
