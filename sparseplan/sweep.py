@@ -186,6 +186,8 @@ def pareto(
         raise ProblemError(
             f"axis='l1': device {problem.device.name!r} has no L1 of known size; give l1, or another axis"
         )
+    if "stripes" in problem.savings:
+        raise ProblemError("savings='stripes': a front is walked in one network; drop it, or plan budget by budget")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise ProblemError(f"jobs={jobs!r} must be a whole number, at least 1")
     folder = _folder(plans)
