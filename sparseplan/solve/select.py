@@ -20,7 +20,17 @@ from sparseplan.recompute import NO_SAVINGS, Savings
 from sparseplan.solve import timing
 from sparseplan.solve.again import Again, Alike, candidates, movable, named, packable_steps, used_at_once
 from sparseplan.solve.cpsat import Limits, Outcome, Sense, solve, solve_in_order
-from sparseplan.solve.rows import Literals, Row, budget_rows, frozen_row, macs_terms, total, traffic_terms, undominated
+from sparseplan.solve.rows import (
+    Literal,
+    Literals,
+    Row,
+    budget_rows,
+    frozen_row,
+    macs_terms,
+    total,
+    traffic_terms,
+    undominated,
+)
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.training import TrainingGraph
@@ -222,10 +232,14 @@ class Program:
     def _prices(self) -> list[tuple[cp_model.IntVar, int]]:
         """What gradients from packed inputs cost in worth: literals with scaled prices."""
         found: list[tuple[cp_model.IntVar, int]] = []
-        for i in self.again.packs:
-            p, packed = self.graph.steps[i].param, self.again.packed[self.graph.steps[i].op]
-            if p is None:
-                continue
+        readers: dict[str, list[cp_model.IntVar]] = {}  # several ops may use a parameter, whose price is paid once
+        for step in (self.graph.steps[i] for i in self.again.packs):
+            if step.param is not None:
+                readers.setdefault(step.param, []).append(self.again.packed[step.op])
+        for p, literals in readers.items():
+            packed: Literal = literals[0]
+            for other in literals[1:]:
+                packed = self.literals.either(packed, other)
             levels, before = self.graph.levels[p], 0
             for (r, _), bit in zip(levels.fractions, levels.atoms, strict=True):
                 price = round(self.problem.price(p, r) * self.scale)

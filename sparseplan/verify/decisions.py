@@ -6,8 +6,6 @@ import math
 from dataclasses import replace
 
 from sparseplan.costs import plan_costs
-from sparseplan.ops import op_def
-from sparseplan.ops.base import resolve
 from sparseplan.plan import Plan
 from sparseplan.problem import Pair, Problem, Term
 from sparseplan.steps import PACKED_CODES
@@ -64,12 +62,9 @@ def worth_of_term(term: Term, update: dict[str, float]) -> float:
 def check_objective(problem: Problem, plan: Plan, update: dict[str, float], findings: Findings) -> None:
     """The value is the sum over the update set and its terms, and the bound proves what the status says."""
     parts = [problem.values[p][r] for p, r in update.items()]
-    packed = {s.op for s in plan.steps if s.kind == "grad_param" and any(a.tag == PACKED_CODES for a in s.reads)}
-    for p, r in update.items():
-        op, slot = problem.network.owner[p]
-        reads_input = any("x0" in tags for tags in op_def(op.kind).needs_for_param(resolve(problem.network, op), slot))
-        if op.name in packed and reads_input:
-            parts.append(-problem.int8_price * abs(problem.values[p][r]))
+    reads_codes = [s for s in plan.steps if s.kind == "grad_param" and any(a.tag == PACKED_CODES for a in s.reads)]
+    packed = {problem.network.op[s.op].params.get(s.target) for s in reads_codes if s.op in problem.network.op}
+    parts += [-problem.int8_price * abs(problem.values[p][r]) for p, r in update.items() if p in packed]
     value = math.fsum(parts + [worth_of_term(term, update) for term in problem.terms])
     if plan.objective != value:
         findings.add("objective", "objective", f"objective={plan.objective!r}, but the update set is worth {value!r}")

@@ -23,14 +23,14 @@ from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.recompute import Savings, apply
 from sparseplan.run import run
-from sparseplan.solve.cpsat import Limits
+from sparseplan.solve.cpsat import Limits, solve
 from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.select import Program
 from sparseplan.steps import MAIN, PACKED_CODES, UpdateSet
 from sparseplan.testing import check_accepted, check_json, check_runs_within_budget, problems
 from sparseplan.testing.optima import with_budget
-from sparseplan.testing.peers import Caps
+from sparseplan.testing.peers import Caps, plan_of
 from sparseplan.testing.strategies import trainable_networks
 from sparseplan.testing.theorems import solved
 
@@ -178,6 +178,33 @@ def test_at_price_zero_packing_loses_no_value() -> None:
     assert plan.objective == plan.problem.most_worth()
     assert packed_of(plan)
     assert run(plan).bitwise_equal
+
+
+# -- one parameter, several users ------------------------------------------------------------------------
+def shared(price: float) -> Problem:
+    """A kernel that two convolutions use."""
+    net = NetworkBuilder("shared")
+    slots = {"weight": "k"}
+    t = net.op("conv", net.input("image", (2, 4, 4)), "a", slots, kernel=3, padding=1, out_channels=2)
+    t = net.op("conv", net.op("tanh", t), "b", slots, kernel=3, padding=1, out_channels=2)
+    problem = problem_of(net.build(t), alignment=4, must=("k",))
+    return replace(problem, savings=("int8",), int8_price=price)
+
+
+@pytest.mark.parametrize("ops", [("a",), ("b",), ("a", "b")])
+def test_a_shared_parameter_pays_once_whichever_of_its_users_reads_codes(ops: tuple[str, ...]) -> None:
+    problem = shared(0.25)
+    plan = plan_of(problem, {"k": 1.0}, None, Savings(packed=frozenset(ops)))
+    assert plan.objective == 0.75 * problem.values["k"][1.0]
+    check_accepted(problem, plan)
+    assert run(plan).bitwise_equal
+    program = Program(problem, graph_of(problem), [])
+    model = program.model.clone()
+    for op, literal in program.again.packed.items():
+        model.add(literal == (op in ops))
+    model.add(program.literals.atoms[program.graph.levels["k"].atoms[-1]] == 1)
+    model.maximize(program.value)
+    assert (solve(model, LIMITS).objective or 0) / program.scale == plan.objective
 
 
 # -- brute force ----------------------------------------------------------------------------------------
