@@ -24,7 +24,15 @@ from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.select import Program
 from sparseplan.steps import MAIN, Schedule, UpdateSet, packed_parameters
-from sparseplan.testing import check_accepted, check_json, check_more_budget, check_runs_within_budget, problems
+from sparseplan.testing import (
+    check_accepted,
+    check_json,
+    check_more_budget,
+    check_renaming,
+    check_runs_within_budget,
+    check_same_seed,
+    problems,
+)
 from sparseplan.testing.optima import with_budget
 from sparseplan.testing.peers import Caps
 from sparseplan.testing.strategies import trainable_networks
@@ -88,6 +96,23 @@ def test_more_budget_never_worsens(problem: Problem, shares: list[float]) -> Non
     level = problem.device.level(MAIN)
     capacity = problem.capacity(MAIN) or 0
     check_more_budget(problem, [level.reserved + int(s * capacity) for s in (1.0, *shares)], LIMITS)
+
+
+@given(problem=saving_problems(), share=st.sampled_from([0.5, 0.8, 0.95]))
+def test_what_would_do_does(problem: Problem, share: float) -> None:
+    level = problem.device.level(MAIN)
+    problem = with_budget(problem, level.reserved + int(share * (problem.capacity(MAIN) or 0)))
+    plan = solved(problem, LIMITS)
+    if plan.reason is not None and plan.reason.level == MAIN and plan.reason.fewest_bytes is not None:
+        enough = solved(with_budget(problem, plan.reason.fewest_bytes), LIMITS)
+        assert enough.feasible, plan.reason.message
+        check_accepted(enough.problem, enough)
+
+
+@given(problem=saving_problems())
+def test_same_seed_and_other_names(problem: Problem) -> None:
+    check_same_seed(problem, LIMITS)
+    check_renaming(problem, limits=LIMITS)
 
 
 # -- brute force ------------------------------------------------------------------------------------
