@@ -166,15 +166,13 @@ class Program:
         self.time: Row | None = None
         #: rows with their caps
         self.caps: list[tuple[Row, int]] = []
-        asked = problem.max_seconds is not None or problem.max_joules is not None
-        if tiling is None or not (asked or (device.mac_rates and not timing.gaps(device, graph, tiling))):
+        if tiling is None:
             return
         by_power = problem.max_joules is not None and device.watts("active") is not None
-        if problem.max_seconds is not None or by_power or not asked or device.mac_rates:
-            known = asked and problem.max_seconds is None and not by_power and timing.gaps(device, graph, tiling)
-            if not known:
-                self.time = timing.cost_row(device, graph, tiling, self.literals, self.again)
-        if self.time is not None and (problem.max_seconds is not None or by_power):
+        capped = problem.max_seconds is not None or by_power
+        if capped or (device.mac_rates and not timing.gaps(device, graph, tiling, self.again)):
+            self.time = timing.cost_row(device, graph, tiling, self.literals, self.again)
+        if capped and self.time is not None:
             joules = problem.max_joules if by_power else None
             self.caps.append((self.time, cycles_within(device, problem.max_seconds, joules)))
         if problem.max_joules is not None and not by_power:

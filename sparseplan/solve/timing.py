@@ -33,10 +33,10 @@ def cycles(device: Device, work: Work) -> int:
 picojoules: Price = picojoules_of
 
 
-def gaps(device: Device, graph: TrainingGraph, tiling: Tiling) -> tuple[Missing, ...]:
-    """Rows that the cycles of some step that may run would need."""
+def gaps(device: Device, graph: TrainingGraph, tiling: Tiling, again: Again) -> tuple[Missing, ...]:
+    """Rows that the cycles of some step that may run would need, copies and what is streamed among them."""
     rows = _Rows(device, graph, tiling, None, cycles)
-    return tuple(sorted({m for s in graph.steps for m in missing_rows(device, rows.work(s, _most(s)))}))
+    return tuple(sorted({m for work in rows.works(again) for m in missing_rows(device, work)}))
 
 
 def cost_row(
@@ -47,7 +47,7 @@ def cost_row(
     Raises:
         DeviceError: naming all rows that the device lacks.
     """
-    if price_of is cycles and (missing := gaps(device, graph, tiling)):
+    if price_of is cycles and (missing := gaps(device, graph, tiling, again)):
         raise DeviceError(explain(device, missing))
     return _Rows(device, graph, tiling, literals, price_of).run(again)
 
@@ -159,9 +159,23 @@ class _Rows:
 
     def paging(self, tensor: str, out: bool) -> int:
         """What a copy between main memory and L3 costs."""
+        return self.cost(self.page(tensor, out), 0, {paged_name(tensor): PAGE_LEVEL})
+
+    def page(self, tensor: str, out: bool) -> Step:
+        """The copy of a tensor to L3, or back."""
         v = self.graph.values[tensor]
         near = Arg("y", v.shape, v.dtype, (Span(tensor, 0, v.bytes),))
         far = Arg("y", v.shape, v.dtype, (Span(paged_name(tensor), 0, v.bytes),))
         reads, writes = (near, far) if out else (far, near)
-        step = Step("page", "page_out" if out else "page_in", tensor, "y", (reads,), (writes,))
-        return self.cost(step, 0, {paged_name(tensor): PAGE_LEVEL})
+        return Step("page", "page_out" if out else "page_in", tensor, "y", (reads,), (writes,))
+
+    def works(self, again: Again) -> Iterable[Work]:
+        """The work of every step that may run, with each value at every level where it may live."""
+        for step in self.graph.steps:
+            yield self.work(step, _most(step))
+            names = {s.value for a in (*step.reads, *step.writes) for s in a.spans}
+            for name, level in again.moved:
+                if name in names:
+                    yield self.work(step, _most(step), {**self.frozen, name: level})
+        for tensor in again.paged:
+            yield from (self.work(self.page(tensor, out), 0, {paged_name(tensor): PAGE_LEVEL}) for out in (True, False))

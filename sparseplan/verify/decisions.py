@@ -96,7 +96,7 @@ def check_time(problem: Problem, plan: Plan, findings: Findings) -> None:
     """Time and energy of a run, by the device's tables, are within their caps."""
     if problem.max_seconds is None and problem.max_joules is None:
         return
-    costs = plan_costs(replace(plan, problem=problem))
+    costs = plan_costs(replace(plan, problem=problem), problem.network)
     for name, cap, taken in (("max_seconds", problem.max_seconds, costs.seconds),
                              ("max_joules", problem.max_joules, costs.joules)):  # fmt: skip
         if cap is not None and (taken is None or taken > cap):
