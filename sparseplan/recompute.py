@@ -135,18 +135,10 @@ class _Again:
         """The step that quantises a tensor."""
         v = self.schedule.values[tensor]
         read = Arg("x0", v.shape, v.dtype, (Span(tensor, 0, self.extent(tensor)),))
-        return Step(f"pack {tensor}", "pack", tensor, "y", (read,), self.packed_args([tensor]))
+        return Step(f"pack {tensor}", "pack", tensor, "y", (read,), self.packed_args((tensor,)))
 
     def packed_args(self, tensors: Sequence[str]) -> tuple[Arg, Arg]:
-        """Codes and scales of tensors, one channel after the other."""
-        parts = [packed_values(self.schedule.values[t]) for t in tensors]
-        alignment = self.schedule.options.alignment
-        args = []
-        for tag, values in zip((PACKED_CODES, PACKED_SCALES), zip(*parts, strict=True), strict=True):
-            shape = (values[0].shape[0], sum(v.shape[1] for v in values), *values[0].shape[2:])
-            spans = tuple(Span(v.name, 0, align_up(v.bytes, alignment)) for v in values)
-            args.append(Arg(tag, shape, values[0].dtype, spans))
-        return args[0], args[1]
+        return packed_args(tensors, self.schedule.values, self.schedule.options.alignment)
 
     def unpacking(self, step: Step) -> Step:
         """A gradient step that reads codes and scales instead of its input."""
@@ -296,6 +288,17 @@ def packed_values(value: Value) -> tuple[Value, Value]:
                     scale=None)  # fmt: skip
     shape = (1, value.shape[1] if len(value.shape) > 2 else 1)
     return codes, replace(codes, name=f"{value.name} scales", shape=shape, dtype="fp32", bytes=4 * shape[1])
+
+
+def packed_args(tensors: Sequence[str], values: Mapping[str, Value], alignment: int) -> tuple[Arg, Arg]:
+    """Codes and scales of tensors, one channel after the other."""
+    parts = [packed_values(values[t]) for t in tensors]
+    args = []
+    for tag, made in zip((PACKED_CODES, PACKED_SCALES), zip(*parts, strict=True), strict=True):
+        shape = (made[0].shape[0], sum(v.shape[1] for v in made), *made[0].shape[2:])
+        spans = tuple(Span(v.name, 0, align_up(v.bytes, alignment)) for v in made)
+        args.append(Arg(tag, shape, made[0].dtype, spans))
+    return args[0], args[1]
 
 
 def paged_name(tensor: str) -> str:

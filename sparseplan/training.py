@@ -170,8 +170,8 @@ class TrainingGraph:
             if not holds(m.when, chosen) or not stays(m.pick):
                 continue
             keep = kept.get(m.param) if m.param is not None else None
-            reads = _restrict_args(m.reads, chosen, stays, keep)
-            writes = _restrict_args(m.writes, chosen, stays, keep)
+            reads = restrict_args(m.reads, chosen, stays, keep)
+            writes = restrict_args(m.writes, chosen, stays, keep)
             for arg in (*reads, *writes):
                 for span in arg.spans:
                     used[span.value] = max(used.get(span.value, 0), span.hi)
@@ -199,7 +199,8 @@ class TrainingGraph:
         )  # fmt: skip
 
 
-def _restrict_args(args: tuple[MaybeArg, ...], chosen: int, stays: Any, keep: int | None) -> tuple[Arg, ...]:
+def restrict_args(args: tuple[MaybeArg, ...], chosen: int, stays: Any, keep: int | None) -> tuple[Arg, ...]:
+    """Arguments under conditions and picks that hold, cut to the units that are kept."""
     result = []
     for a in args:
         if not stays(a.pick):

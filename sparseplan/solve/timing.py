@@ -1,9 +1,10 @@
 """Cycles (or picojoules) of a run as a row of decisions, from the cost model that the verifier adds up too.
 
-A step costs what ``costs.price`` says of it with the arguments that it has for certain, and more under the
-conditions of its MACs, of the way in which its backward gets what it needs, and of where its parameters
-live. What else it may lack (parts of a gradient, an auxiliary) is not in the row: a lower bound, so that
-nothing is cut off that keeps a cap; ``Pipeline`` adds up what was really chosen.
+A step of a parameter costs what ``costs.price`` says of it at each fraction, with each way to get what it needs.
+Any other costs what it does with the arguments that it has for certain, and more under the conditions of its MACs,
+of the way in which its backward gets what it needs, and of where its parameters live. What else it may have (parts of
+a gradient, an auxiliary, parameters that a rerun streams) is not in the row: a lower bound, so that nothing is cut
+off that keeps a cap; ``Pipeline`` adds up what was really chosen.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import replace
 from sparseplan.costs import Missing, Work, explain, missing_rows, picojoules_of, price, work_of
 from sparseplan.device import Device
 from sparseplan.errors import DeviceError
-from sparseplan.recompute import paged_name
+from sparseplan.recompute import packable, packed_args, paged_name
 from sparseplan.solve.again import Again
 from sparseplan.solve.rows import Literal, Literals, Row
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Span, Step
-from sparseplan.training import ALWAYS, NEVER, MaybeStep, TrainingGraph
+from sparseplan.training import ALWAYS, NEVER, MaybeStep, TrainingGraph, holds, restrict_args
 
 #: integers that a step's work costs: cycles, or picojoules
 Price = Callable[[Device, Work], int]
@@ -56,6 +57,34 @@ def _most(step: MaybeStep) -> int:
     return sum(n for _, n in step.macs)
 
 
+def certain(step: MaybeStep, pick: tuple[int, int] | None = None) -> MaybeStep:
+    """A step with the arguments of no pick, or of that one too, and of these the spans that it is sure to have."""
+    args = []
+    for group in (step.reads, step.writes):
+        found = []
+        for a in group:
+            spans = tuple(s for s in a.spans if s.when in (ALWAYS, step.when))
+            if a.pick in (None, pick) and spans:
+                found.append(replace(a, spans=spans))
+        args.append(tuple(found))
+    return replace(step, reads=args[0], writes=args[1])
+
+
+def _at(step: MaybeStep, chosen: int, pick: tuple[int, int] | None, keep: int | None) -> Step:
+    """A parameter's step at a fraction, with the arguments of no pick, or of that one too."""
+    reads, writes = (
+        restrict_args(args, chosen, lambda p: p in (None, pick), keep) for args in (step.reads, step.writes)
+    )
+    return Step(step.name, step.kind, step.op, step.target, reads, writes, (), keep)
+
+
+def _extremes(step: MaybeStep) -> list[tuple[MaybeStep | Step, int]]:
+    """A step with all that it may do and with the least."""
+    least = min((n for _, n in step.macs if n), default=0)
+    found: list[tuple[MaybeStep | Step, int]] = [(s, n) for s in (certain(step), step) for n in (least, _most(step))]
+    return found
+
+
 class _Rows:
     def __init__(
         self, device: Device, graph: TrainingGraph, tiling: Tiling, literals: Literals | None, price_of: Price
@@ -80,31 +109,28 @@ class _Rows:
         return self.price_of(self.device, self.work(step, macs, levels))
 
     def run(self, again: Again) -> Row:
-        literals = self.literals
-        assert literals is not None
+        assert self.literals is not None
         row = Row(0, {})
         forward: dict[str, MaybeStep] = {}
-        for step in self.graph.steps:
+        for i, step in enumerate(self.graph.steps):
             if step.kind == "forward":
                 forward[step.op] = step
-            certain = self.with_args(step, lambda pick: pick is None)
-            here = literals.condition((step.when, step.pick))
-            for literal, size in self.terms(certain, here):
-                self.add(row, literal, size)
-            base = self.cost(certain, 0)
-            for pick in dict.fromkeys(a.pick for a in (*step.reads, *step.writes) if a.pick is not None):
-                more = self.cost(self.with_args(step, lambda p, pick=pick: p in (None, pick)), 0) - base  # type: ignore[misc]
-                self.add(row, literals.all([here, literals.picks[pick[0]][pick[1]]]), more)
-            for less, near in self.homes(step):
-                self.add(row, literals.all([here, near]), less)
-            self.streamed(row, step, here, again)
+            here = self.literals.condition((step.when, step.pick))
+            if step.param is not None:
+                self.by_level(row, step, here, again, again.packed[step.op] if i in again.packs else False)
+            else:
+                self.by_condition(row, step, here)
+                self.streamed(row, step, here, again)
+            self.homes(row, step, here)
+        # what an update brings near is priced as if it were
+        far = {n: level for n, level in self.frozen.items() if not self.graph.levels[n].atoms}
         for (op, _), run in again.runs.items():
-            step = self.with_args(forward[op], lambda pick: pick is None)
-            self.add(row, run, self.cost(step, _most(step)))
+            self.add(row, run, self.cost(certain(forward[op]), _most(forward[op]), far))
         for t, literal in again.paged.items():
             self.add(row, literal, self.paging(t, out=True))
         for (t, _), literal in again.fetches.items():
             self.add(row, literal, self.paging(t, out=False))
+        self.packing(row, again)
         return row
 
     @staticmethod
@@ -112,50 +138,111 @@ class _Rows:
         if size:
             row.add(literal, size)
 
-    @staticmethod
-    def with_args(step: MaybeStep, keep: Callable[[tuple[int, int] | None], bool]) -> MaybeStep:
-        """A step with the arguments whose pick is kept, and of these the spans that it is sure to have."""
-        args = []
-        for group in (step.reads, step.writes):
-            found = []
-            for a in group:
-                spans = tuple(s for s in a.spans if s.when in (ALWAYS, step.when))
-                if keep(a.pick) and spans:
-                    found.append(replace(a, spans=spans))
-            args.append(tuple(found))
-        return replace(step, reads=args[0], writes=args[1])
-
-    def terms(self, step: MaybeStep, here: Literal) -> Iterable[tuple[Literal, int]]:
-        """What a step costs if it runs, and more under each condition of its MACs."""
+    def about(self, row: Row, literals: list[Literal], size: int) -> None:
+        """Count what is right to within the rounding of a cycle, so that the row stays a lower bound."""
         assert self.literals is not None
-        before = self.cost(step, 0)
-        yield here, before
-        done = 0
-        for when, n in step.macs:
-            done += n
-            now = self.cost(step, done)
-            yield self.literals.all([here, self.literals.mask(when)]), now - before
-            before = now
+        literal = self.literals.all(literals)
+        if size and literal is not False:
+            self.add(row, literal, size)
+            row.constant -= 1
 
-    def homes(self, step: MaybeStep) -> Iterable[tuple[int, Literal]]:
+    # -- one step -----------------------------------------------------------------------------------
+    def by_level(self, row: Row, step: MaybeStep, here: Literal, again: Again, packed: Literal) -> None:
+        """A step of a parameter's gradient or update: what it costs at each fraction, in all ways to get what it
+        needs, its input as it is or packed."""
+        assert self.literals is not None
+        assert step.param is not None
+        levels, chosen = self.graph.levels[step.param], NEVER
+        near = {n: level for n, level in self.frozen.items() if n != step.param}  # what is updated is not frozen
+        picks = dict.fromkeys((None, *(a.pick for a in (*step.reads, *step.writes))))
+        before: dict[object, int] = {}  # what each literal adds, so far
+
+        def more(literals: list[Literal], key: object, size: int) -> None:
+            self.add(row, self.literals.all(literals), size - before.get(key, 0))  # type: ignore[union-attr]
+            before[key] = size
+
+        for (_, keep), bit in zip(levels.fractions, levels.atoms, strict=True):
+            chosen |= bit
+            macs = sum(n for when, n in step.macs if holds(when, chosen))
+            without = _at(step, chosen, None, keep)
+            plain = self.cost(without, macs, near)
+            for name, level in again.moved:
+                if any(s.value == name for a in (*without.reads, *without.writes) for s in a.spans):
+                    far = self.cost(without, macs, {**near, name: level}) - plain
+                    more([here, self.literals.mask(bit), again.moved[name, level]], name, far)
+                    row.constant -= 1
+            for pick in picks:
+                args = _at(step, chosen, pick, keep)
+                now = self.cost(args, macs, near)
+                under = [here, self.literals.mask(bit)]
+                if pick is not None:
+                    under.append(self.literals.picks[pick[0]][pick[1]])
+                more(under, (False, pick), now if pick is None else now - plain)
+                tensors = packable(args, self.graph.values) if packed is not False else ()
+                if tensors and any(a.tag == "x0" and a.pick == pick for a in step.reads):
+                    codes = self.cost(self.reading_codes(args, tensors), macs, near)
+                    more([*under, packed], (True, pick), codes - now)
+
+    def by_condition(self, row: Row, step: MaybeStep, here: Literal) -> None:
+        """Any other step, with the arguments that it is sure to have, and more under the conditions of its MACs and
+        of the way in which it gets what it needs."""
+        assert self.literals is not None
+        sure, most = certain(step), _most(step)
+        if len(step.macs) < 2:
+            base = self.cost(sure, most)
+            self.add(row, here, base)
+        else:  # costs are convex in MACs: those of each condition by itself add up to no more
+            base = self.cost(sure, 1)
+            self.add(row, here, base)
+            for when, n in step.macs:
+                if n:
+                    self.about(row, [here, self.literals.mask(when)], self.cost(sure, n) - base)
+        for pick in dict.fromkeys(a.pick for a in (*step.reads, *step.writes) if a.pick is not None):
+            more = self.cost(certain(step, pick), most) - self.cost(sure, most)
+            self.about(row, [here, self.literals.picks[pick[0]][pick[1]]], more)
+
+    def reading_codes(self, step: Step, tensors: tuple[str, ...]) -> Step:
+        """A gradient step that reads codes and scales instead of its input."""
+        reads = tuple(a for a in step.reads if a.tag != "x0")
+        return replace(step, reads=(*reads, *packed_args(tensors, self.graph.values, self.graph.options.alignment)))
+
+    def packing(self, row: Row, again: Again) -> None:
+        """What quantising costs: each tensor once, whoever reads its codes."""
+        assert self.literals is not None
+        readers: dict[str, list[Literal]] = {}
+        for i, names in again.packs.items():
+            step = self.graph.steps[i]
+            for a in (a for a in step.reads if a.tag == "x0"):
+                pick = a.pick if a.pick is not None else step.pick
+                for s in (s for s in a.spans if s.value in names):
+                    read = self.literals.condition((step.when if s.when == ALWAYS else s.when, pick))
+                    readers.setdefault(s.value, []).append(self.literals.all([read, again.packed[step.op]]))
+        for t, found in readers.items():
+            literal: Literal = False
+            for other in found:
+                literal = self.literals.either(literal, other)
+            v, alignment = self.graph.values[t], self.graph.options.alignment
+            read_ = Arg("x0", v.shape, v.dtype, (Span(t, 0, v.bytes),))
+            step_ = Step("pack", "pack", t, "y", (read_,), packed_args((t,), self.graph.values, alignment))
+            self.add(row, literal, self.cost(step_, 0))
+
+    def homes(self, row: Row, step: MaybeStep, here: Literal) -> None:
         """How much less a step costs where a parameter that it reads is updated, and so lives in main memory."""
         assert self.literals is not None
         for name in dict.fromkeys(s.value for a in step.reads for s in a.spans if s.value in self.frozen):
             when = self.graph.levels[name].atoms[0] if self.graph.levels[name].atoms else NEVER
-            if when != NEVER:
+            if when != NEVER and name != step.param:
                 near = {n: v for n, v in self.frozen.items() if n != name}
-                saved = self.cost(step, _most(step), near) - self.cost(step, _most(step))
-                yield saved, self.literals.mask(when)
+                saved = min(self.cost(s, n, near) - self.cost(s, n) for s, n in _extremes(step))
+                self.about(row, [here, self.literals.mask(when)], saved)
 
     def streamed(self, row: Row, step: MaybeStep, here: Literal, again: Again) -> None:
         """How much more a step costs where what it reads or writes lives at a slower level."""
-        assert self.literals is not None
-        for name in dict.fromkeys(s.value for a in (*step.reads, *step.writes) for s in a.spans):
-            away = again.away(name)
-            if away is not None:
-                level = next(lv for n, lv in again.moved if n == name)
-                more = self.cost(step, _most(step), {**self.frozen, name: level}) - self.cost(step, _most(step))
-                self.add(row, self.literals.all([here, away]), more)
+        for name, level in again.moved:
+            if any(s.value == name for a in (*step.reads, *step.writes) for s in a.spans):
+                far, away = {**self.frozen, name: level}, again.moved[name, level]
+                more = min(self.cost(s, n, far) - self.cost(s, n) for s, n in _extremes(step))
+                self.about(row, [here, away], more)
 
     def paging(self, tensor: str, out: bool) -> int:
         """What a copy between main memory and L3 costs."""
