@@ -110,6 +110,8 @@ class Pipeline:
         self.tiling = Tiling(problem.device, self.graph)
         self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
         self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
+        #: the fewest cycles of decisions that the rows let through and that broke a cap on time or energy
+        self.fastest: int | None = None
         #: where groups lay in the last plans, latest first: neighbours on a front are much alike
         self.like: list[dict[str, int]] = []
 
@@ -197,7 +199,10 @@ class Pipeline:
         )  # fmt: skip
         seconds, joules = costs.seconds, costs.joules
         late = problem.max_seconds is not None and (seconds is None or seconds > problem.max_seconds)
-        return not (late or (problem.max_joules is not None and (joules is None or joules > problem.max_joules)))
+        hungry = problem.max_joules is not None and (joules is None or joules > problem.max_joules)
+        if (late or hungry) and self.program.time is not None:
+            self.fastest = min(costs.cycles or 0, self.fastest or costs.cycles or 0)
+        return not (late or hungry)
 
     def part(self, share: float, work: float | None = None) -> Limits:
         """Limits that leave some of the time for what comes after."""
@@ -355,16 +360,20 @@ class Pipeline:
 
     def too_slow(self, program: Program) -> Infeasibility | None:
         """That no update set keeps a cap on time or energy, whatever the bytes."""
+        caps = (("max_seconds", self.problem.max_seconds), ("max_joules", self.problem.max_joules))
+        asked = ", ".join(f"{name}={cap:g}" for name, cap in caps if cap is not None)
         for row, cap in program.caps:
             least = program.least(row, self.clock.left())
             if least is not None and least > cap:
                 timed = row is program.time
                 what, unit = ("time", "cycles") if timed else ("energy", "pJ")
-                asked = ", ".join(f"{n}={v:g}" for n, v in (("max_seconds", self.problem.max_seconds),
-                                  ("max_joules", self.problem.max_joules)) if v is not None)  # fmt: skip
                 message = f"{what}: at least {least:,} {unit} are needed, {cap:,} are allowed ({asked}); raise the cap"
                 return Infeasibility(what, "", least, cap, (), None, message)
-        return None
+        if self.fastest is None or program.time is None:
+            return None
+        cap = next((cap for row, cap in program.caps if row is program.time), 0)
+        message = f"time: the fastest that could be found takes {self.fastest:,} cycles ({asked}); raise the cap"
+        return Infeasibility("time", "", self.fastest, cap, (), None, message)
 
 
 def _tensor_list(tensors: tuple[tuple[str, int], ...]) -> str:
