@@ -202,6 +202,11 @@ class _Rows:
         self.slot_of = {p: i for i in by_step for p in range(self.at[i] - len(by_step[i]), self.at[i])}
         self.rows = [Row(0, {}) for _ in range(count)]
         self.table = accesses(graph)
+        #: (position, auxiliary) -> the pick under which a step of its own makes it there
+        self.late = {
+            (self.at[i], x.value): s.pick
+            for i, s in enumerate(graph.steps) if s.kind == "aux" for a in s.writes for x in a.spans
+        }  # fmt: skip
         #: value -> (position, literal) of each step that would read it again; makes it again
         self.reads: dict[str, list[tuple[int, int, int, Literal]]] = {}
         self.makes: dict[str, dict[int, Literal]] = {}
@@ -314,6 +319,9 @@ class _Rows:
             elif p in base:
                 conditions += base[p]
                 here = self.at_least(low, self.literals.any(conditions))
+                maker = self.late.get((p, name))
+                if maker is not None:  # under that pick it comes into being here, and is not there before
+                    conditions = [c for c in conditions if c[1] != maker]
             elif p in makes:
                 here = alive if name in self.optional else self.at_least(alive, makes[p])
                 low, conditions = self.unless(alive, makes[p]), []

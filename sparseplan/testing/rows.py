@@ -15,7 +15,7 @@ from sparseplan.solve.rows import Row
 from sparseplan.solve.select import Program
 from sparseplan.steps import MAIN, Schedule, Step, UpdateSet
 from sparseplan.testing.theorems import describe, require
-from sparseplan.training import holds
+from sparseplan.training import MaybeStep, holds
 from sparseplan.units import align_up
 
 
@@ -113,9 +113,14 @@ def _least_peak(
     for p, options in zip(graph.picks, literals.picks, strict=True):
         model.add(options[p.options.index(picks.get(p.op, p.options[0]))] == 1)
     name, again = [s.name for s in graph.steps], program.again
+
+    def there(s: MaybeStep) -> bool:  # several steps may have one name, of which one takes place
+        stays = s.pick is None or picks.get(graph.picks[s.pick[0]].op) == graph.picks[s.pick[0]].options[s.pick[1]]
+        return holds(s.when, chosen) and stays
+
     known: dict[Any, Any] = {}
     for table in (again.runs, again.fetches):
-        known |= {(what, name[i]): literal for (what, i), literal in table.items()}
+        known |= {(what, name[i]): literal for (what, i), literal in table.items() if there(graph.steps[i])}
     known.update(again.packed)
     known.update(again.moved)
     taken = {*savings.reruns, *savings.fetches, *savings.packed, *savings.moved}
