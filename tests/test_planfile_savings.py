@@ -124,7 +124,7 @@ BAD: list[tuple[str, Change, str]] = [
     ("int8", in_problem(savings=["int4"]), "savings='int4' is unknown; did you mean 'int8'"),
     ("int8", in_problem(savings="int8"), "problem.savings='int8' must be a list"),
     ("int8", in_problem(savings=[8]), "problem.savings[0]=8 must be"),
-    ("int8", in_problem(savings=["page"] * 60), "problem.savings has 60 entries"),
+    ("int8", in_problem(savings=["page"] * 60), "has 60 entries; at most"),
     ("int8", in_problem(int8_price=1.5), "int8_price=1.5 must be a share from 0 to 1 of an update's worth"),
     ("int8", in_problem(int8_price=-0.1), "int8_price=-0.1 must be a share from 0 to 1 of an update's worth"),
     ("int8", in_problem(int8_price="cheap"), "problem.int8_price='cheap' must be a"),
