@@ -376,5 +376,8 @@ class _Walk(Arguments):
                   anchor: int) -> None:  # fmt: skip
         """A step that makes an auxiliary once its source is about to be freed."""
         reads = (self.arg(source, self.tensor_of(op, source)),)
-        step = MaybeStep(f"{op.name}.{tag}", "aux", op.name, tag, when, reads, (replace(arg, pick=None),), pick=pick)
+        name = f"{op.name}.{tag}"
+        if any(s.name == name for s in self.steps):  # made from another source elsewhere: steps are known by name
+            name += f" from {source}"
+        step = MaybeStep(name, "aux", op.name, tag, when, reads, (replace(arg, pick=None),), pick=pick)
         self.steps.insert(anchor + 1, step)

@@ -231,6 +231,12 @@ def _confirmed(
     return again if known else outcome
 
 
+#: deterministic seconds for the first way to prove that nothing is better than what was found in a part
+FIRST_PROOF = 6.0
+#: the second way: several searches in turn, deterministic whatever the number of threads
+IN_TURN = {"num_workers": 2, "interleave_search": True}
+
+
 def solve_in_order(
     model: cp_model.CpModel,
     goals: Sequence[tuple[Sense, cp_model.LinearExprT]],
@@ -249,7 +255,7 @@ def solve_in_order(
     Args:
         narrow: a literal that holds in a small part of the solutions, where good ones are likely; each goal
             is solved there first, and then shown to be no better elsewhere.
-        later: deterministic seconds for each goal behind the second.
+        later: deterministic seconds for the second goal, and a quarter for each one behind it.
 
     Returns:
         An outcome a goal, in order, cut short after the first goal without a solution. Only a goal whose
@@ -263,7 +269,7 @@ def solve_in_order(
             stage.maximize(expression)
         else:
             stage.minimize(expression)
-        limits = clock.left(work=later if len(outcomes) > 1 else None)
+        limits = clock.left(work=later / 4 ** (len(outcomes) - 1) if outcomes and later is not None else None)
         if narrow is None:
             outcome = solve(stage, limits, workers=workers, parameters=parameters)
         else:
@@ -315,8 +321,12 @@ def _narrow_first(
     _hint(whole, first)
     if step:
         whole.clear_hints()  # type: ignore[no-untyped-call]
-    second = solve(whole, clock.left(), workers=workers, parameters=parameters)
-    work = first.work + second.work
+    second = solve(whole, clock.left(work=FIRST_PROOF), workers=workers, parameters=parameters)
+    clock.spend(second.work)
+    if second.status == "UNKNOWN" and not clock.passed():  # some proofs come easily to one search, some to many in turn
+        second = solve(whole, clock.left(), workers=workers, parameters={**(parameters or {}), **IN_TURN})
+        clock.spend(second.work)
+    work = clock.worked
     if second.solved:
         return replace(second, seconds=clock.elapsed(), work=work)
     if second.status == "INFEASIBLE":
