@@ -27,6 +27,7 @@ from sparseplan.testing.optima import (
     check_must,
     check_renaming,
     check_same_seed,
+    check_savings,
     renamed,
 )
 from sparseplan.testing.peers import Option, brute_force, count_update_sets, greedy, plan_of
@@ -56,6 +57,7 @@ __all__ = [
     "check_rows_with_savings",
     "check_runs_within_budget",
     "check_same_seed",
+    "check_savings",
     "check_spec",
     "count_update_sets",
     "devices",

@@ -111,6 +111,24 @@ def check_more_budget(problem: Problem, budgets: Iterable[int], limits: Limits |
     return compared
 
 
+def check_savings(problem: Problem, plan: Plan | None = None, limits: Limits | None = None) -> bool:
+    """Being allowed to hold less never gives a proven optimum of less value, nor none where there was a plan.
+
+    Returns whether both were proven.
+    """
+    plan = plan or solved(problem, limits)
+    plain = solved(replace(problem, savings=()), limits)
+    about = f"savings={list(problem.savings)} {describe(problem)}"
+    require(not (plain.feasible and plan.status == "INFEASIBLE"), f"feasible without, not with {about}")
+    if (plain.status, plan.status) != ("OPTIMAL", "OPTIMAL"):
+        return plan.status == "OPTIMAL" and plain.status == "INFEASIBLE"
+    slack = plan.resolution + plain.resolution
+    require(
+        plan.objective + slack >= plain.objective, f"value {plain.objective} without, {plan.objective} with {about}"
+    )
+    return True
+
+
 def check_must(
     problem: Problem, must: Mapping[str, float], plan: Plan | None = None, limits: Limits | None = None
 ) -> bool:

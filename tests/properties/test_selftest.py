@@ -24,9 +24,9 @@ def test_a_sound_network_passes() -> None:
     report = selftest(small(), examples=2, progress=lines.append)
     assert report.passed, report.text()
     assert [row.outcome for row in report.rows] == ["passed"] * len(report.rows)
-    assert len(lines) == len(report.rows) == 12
+    assert len(lines) == len(report.rows) == 13
     assert report.text().endswith(" s)")
-    assert "12 passed (seed 0" in report.text()
+    assert "13 passed (seed 0" in report.text()
 
 
 def test_the_same_seed_draws_the_same_cases() -> None:

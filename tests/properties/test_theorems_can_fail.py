@@ -44,6 +44,10 @@ def less(plan: Plan) -> Plan:
     return replace(plan, objective=plan.objective - 1, bound=plan.objective - 1)
 
 
+def saving() -> Problem:
+    return replace(problem(), savings=("int8",))
+
+
 NONE = Infeasibility("L2", "", 1, 0, (), None, "planted")
 
 
@@ -80,6 +84,8 @@ def test_what_is_sound_passes() -> None:
             "fewest=900, yet",
         ),
         (lambda: testing.check_must(problem(), {"b.bias": 1.0}, refused(problem())), "infeasible, yet feasible with"),
+        (lambda: testing.check_savings(saving(), refused(saving())), "feasible without, not with savings=['int8']"),
+        (lambda: testing.check_savings(saving(), less(solved(saving()))), "value 45.0 without, 44.0 with savings="),
     ],
 )
 def test_a_false_plan_is_told(check: Any, message: str) -> None:
