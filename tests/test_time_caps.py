@@ -249,6 +249,17 @@ def test_a_cap_that_only_the_row_keeps_names_itself() -> None:
             assert plan.reason is None or plan.reason.message.endswith("); raise the cap")
 
 
+def test_a_cap_on_energy_that_only_the_row_keeps_names_itself() -> None:
+    problem = asked(must={"head.weight": 1.0})
+    problem = with_budget(replace(problem, device=by_energy(problem.device)), None)
+    joules = costs_of(problem, schedule_of(problem, problem.least_update())).joules
+    assert joules is not None
+    for share in (0.9999, 0.99, 0.9):
+        capped = replace(problem, max_joules=joules * share)
+        plan = check_accepted(capped, solved(capped, LIMITS))
+        assert plan.reason is None or (plan.reason.level == "energy"), plan.reason.message
+
+
 @pytest.mark.parametrize("cap", [{"max_seconds": 1.0}, {"max_joules": 1.0}])
 def test_a_device_without_rates_says_which_it_lacks(cap: dict[str, float]) -> None:
     bare = replace(problem_of(small_u(), 1 << 20), **cap)  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from sparseplan.problem import Problem
 from sparseplan.recompute import apply
 from sparseplan.solve.again import Alike
 from sparseplan.solve.cpsat import Clock, Limits
+from sparseplan.solve.fewer import fewer_macs
 from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import TIES, Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
@@ -158,6 +159,9 @@ class Pipeline:
                         return self.infeasible()
                     return self.answer(best, doubt)
                 break
+            selection = self.improved(selection, margin)
+            if selection.decisions is None:
+                break
             objective = program.worth(selection.decisions)
             self.progress(f"value {objective:g} ({selection.status}) in live bytes; placing")
             candidate = self.place(selection.decisions, capacity)
@@ -187,6 +191,18 @@ class Pipeline:
         # cut short: what the relaxation proves still holds
         return self.answer(best or self.fallback(), max(doubt, program.best_bound))
 
+    def improved(self, selection: Selection, margin: int) -> Selection:
+        """The selection, with fewer MACs where these are not proven least and a search for large networks finds some."""
+        problem, capacity = self.problem, self.problem.capacity(MAIN)
+        unproven = selection.ties.get("macs") != "OPTIMAL" and "time" not in selection.ties
+        if selection.decisions is None or capacity is None or not unproven or self.lowered.groups:
+            return selection
+        if "recompute" not in problem.savings or problem.max_seconds is not None or problem.max_joules is not None:
+            return selection
+        self.progress("looking for fewer MACs")
+        better = fewer_macs(self.graph, selection.decisions, capacity - margin, self.part(SELECTING))
+        return replace(selection, decisions=better)
+
     def in_time(self, candidate: Candidate) -> bool:
         """Whether a schedule keeps the caps on time and energy."""
         problem = self.problem
@@ -200,7 +216,7 @@ class Pipeline:
         seconds, joules = costs.seconds, costs.joules
         late = problem.max_seconds is not None and (seconds is None or seconds > problem.max_seconds)
         hungry = problem.max_joules is not None and (joules is None or joules > problem.max_joules)
-        if (late or hungry) and self.program.time is not None:
+        if (late or hungry) and any(row is self.program.time for row, _ in self.program.caps):
             self.fastest = min(costs.cycles or 0, self.fastest or costs.cycles or 0)
         return not (late or hungry)
 
@@ -369,11 +385,16 @@ class Pipeline:
                 what, unit = ("time", "cycles") if timed else ("energy", "pJ")
                 message = f"{what}: at least {least:,} {unit} are needed, {cap:,} are allowed ({asked}); raise the cap"
                 return Infeasibility(what, "", least, cap, (), None, message)
-        if self.fastest is None or program.time is None:
+        if self.fastest is not None:
+            cap = next((cap for row, cap in program.caps if row is program.time), 0)
+            message = f"time: the fastest that could be found takes {self.fastest:,} cycles ({asked}); raise the cap"
+            return Infeasibility("time", "", self.fastest, cap, (), None, message)
+        if self.problem.options.frozen != MAIN:  # what lies there may not fit
             return None
-        cap = next((cap for row, cap in program.caps if row is program.time), 0)
-        message = f"time: the fastest that could be found takes {self.fastest:,} cycles ({asked}); raise the cap"
-        return Infeasibility("time", "", self.fastest, cap, (), None, message)
+        row, cap = program.caps[0]
+        what = "time" if row is program.time else "energy"
+        message = f"{what}: no plan keeps what is asked ({asked}); raise the cap"
+        return Infeasibility(what, "", cap, cap, (), None, message)
 
 
 def _tensor_list(tensors: tuple[tuple[str, int], ...]) -> str:
