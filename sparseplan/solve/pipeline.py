@@ -24,7 +24,6 @@ from sparseplan.problem import Problem
 from sparseplan.recompute import apply
 from sparseplan.solve.again import Alike
 from sparseplan.solve.cpsat import Clock, Limits
-from sparseplan.solve.fewer import fewer_macs
 from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import TIES, Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
@@ -159,9 +158,6 @@ class Pipeline:
                         return self.infeasible()
                     return self.answer(best, doubt)
                 break
-            selection = self.improved(selection, margin)
-            if selection.decisions is None:
-                break
             objective = program.worth(selection.decisions)
             self.progress(f"value {objective:g} ({selection.status}) in live bytes; placing")
             candidate = self.place(selection.decisions, capacity)
@@ -190,18 +186,6 @@ class Pipeline:
                 break
         # cut short: what the relaxation proves still holds
         return self.answer(best or self.fallback(), max(doubt, program.best_bound))
-
-    def improved(self, selection: Selection, margin: int) -> Selection:
-        """The selection, with fewer MACs where these are not proven least and a search for large networks finds some."""
-        problem, capacity = self.problem, self.problem.capacity(MAIN)
-        unproven = selection.ties.get("macs") != "OPTIMAL" and "time" not in selection.ties
-        if selection.decisions is None or capacity is None or not unproven or self.lowered.groups:
-            return selection
-        if "recompute" not in problem.savings or problem.max_seconds is not None or problem.max_joules is not None:
-            return selection
-        self.progress("looking for fewer MACs")
-        better = fewer_macs(self.graph, selection.decisions, capacity - margin, self.part(SELECTING))
-        return replace(selection, decisions=better)
 
     def in_time(self, candidate: Candidate) -> bool:
         """Whether a schedule keeps the caps on time and energy."""
