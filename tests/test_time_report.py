@@ -79,7 +79,7 @@ def test_time_as_text(plan: sp.Plan) -> None:
     assert text.startswith("time a sample: ")
     assert f"{costs.cycles:,} cycles (forward " in text
     assert "of the transfers hidden" in text
-    assert "moved between levels, both ways: L1-L2 5,705,746 B" in text
+    assert "moved between levels, both ways: L1-L2 5,695,954 B" in text
     assert "(0.05 W while it trains)" in text
     assert "3,000 samples, 2 epochs: " in text
     assert "a lower bound" in text
