@@ -22,8 +22,9 @@ from sparseplan.ordering import reordered
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
-from sparseplan.solve.again import Alike
+from sparseplan.solve.again import RECOMPUTE, Alike
 from sparseplan.solve.cpsat import Clock, Limits
+from sparseplan.solve.fewer import fewer_macs
 from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import TIES, Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
@@ -68,6 +69,8 @@ class Effort:
     placing: float = 2.0
 
 
+#: literals of reruns beyond which it is first tried without the 0/1 program
+MANY = 5000
 #: shares of the remaining time, and seconds that every stage gets even when late
 SELECTING = 0.6
 PLACING = 0.25
@@ -144,6 +147,10 @@ class Pipeline:
         best: Found | None = None
         doubt = program.doubt(capacity)  # the most value among decisions neither placed nor proven impossible
         margin = 0
+        if len(program.again.runs) > MANY and problem.must:
+            found = self.obliged()
+            if found is not None and found.objective + program.resolution >= problem.most_worth():
+                return self.answer(found, found.objective)
         for _ in range(self.effort.attempts):
             above = None if best is None else best.objective
             selection = program.select(self.part(SELECTING), margin, above, self.order)
@@ -157,6 +164,9 @@ class Pipeline:
                     if best is None and doubt == -math.inf:
                         return self.infeasible()
                     return self.answer(best, doubt)
+                break
+            selection = self.improved(selection, margin)
+            if selection.decisions is None:
                 break
             objective = program.worth(selection.decisions)
             self.progress(f"value {objective:g} ({selection.status}) in live bytes; placing")
@@ -187,6 +197,18 @@ class Pipeline:
         # cut short: what the relaxation proves still holds
         return self.answer(best or self.fallback(), max(doubt, program.best_bound))
 
+    def improved(self, selection: Selection, margin: int) -> Selection:
+        """The selection, with fewer MACs where these are not proven least and a search for them finds some."""
+        problem, capacity = self.problem, self.problem.capacity(MAIN)
+        unproven = selection.ties.get("macs") != "OPTIMAL" and "time" not in selection.ties
+        if selection.decisions is None or capacity is None or not unproven or self.lowered.groups:
+            return selection
+        if "recompute" not in problem.savings or problem.max_seconds is not None or problem.max_joules is not None:
+            return selection
+        self.progress("looking for fewer MACs")
+        better = fewer_macs(self.graph, selection.decisions, capacity - margin, self.part(SELECTING))
+        return replace(selection, decisions=better)
+
     def in_time(self, candidate: Candidate) -> bool:
         """Whether a schedule keeps the caps on time and energy."""
         problem = self.problem
@@ -210,6 +232,22 @@ class Pipeline:
         seconds = None if left.seconds is None else max(share * left.seconds, LEAST_SECONDS)
         return Limits(seconds, left.seed, left.work)
 
+    def obliged(self) -> Found | None:
+        """What has to be updated and nothing else, with ops run again where that is needed to fit."""
+        capacity = self.problem.capacity(MAIN)
+        decisions = Decisions(self.problem.least_update(), {})
+        if capacity is None or RECOMPUTE not in self.problem.savings or self.lowered.groups:
+            return None
+        self.progress("looking for what fits with ops run again")
+        decisions = fewer_macs(self.graph, decisions, capacity, self.part(PLACING))
+        candidate = self.place(decisions, capacity) if self.allowed(decisions) else None
+        if candidate is None or candidate.placement.status != "PLACED" or candidate.placement.peak > capacity:
+            return None
+        if not self.in_time(candidate):
+            return None
+        selection = Selection("FEASIBLE", decisions, math.inf, {"macs": "FEASIBLE"}, 0.0)
+        return Found(candidate, selection, self.program.worth(decisions))
+
     def fallback(self) -> Found | None:
         """Some plan, where the search for the best ones found none that can be placed.
 
@@ -217,6 +255,8 @@ class Pipeline:
         """
         least = Decisions(self.problem.least_update(), {})
         tries = [least] if self.allowed(least) else []
+        if (found := self.obliged()) is not None:
+            return found
         for decisions in (*tries, None):
             if decisions is None:
                 _, decisions, _ = self.program.cheapest(self.part(1.0), remaining=True)
@@ -234,7 +274,7 @@ class Pipeline:
 
     def allowed(self, decisions: Decisions) -> bool:
         """Whether decisions keep every budget but that of main memory."""
-        schedule = self.graph.restrict(UpdateSet(decisions.update), decisions.picks)
+        schedule = apply(self.graph.restrict(UpdateSet(decisions.update), decisions.picks), decisions.savings)
         most = self.problem.max_macs
         level = self.problem.options.frozen
         capacity = None if level == MAIN else self.problem.capacity(level)
