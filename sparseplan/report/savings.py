@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparseplan.autodiff import differentiate
 from sparseplan.plan import Plan
-from sparseplan.steps import MAIN, Step
+from sparseplan.steps import MAIN, Step, UpdateSet
+from sparseplan.stripes import lower
 from sparseplan.tables import table
 from sparseplan.units import format_bytes
 
@@ -37,7 +39,9 @@ def saving_rows(plan: Plan) -> dict[str, Any]:
     these bytes were free since the run before, and who reads the copy. ``paged``: a row a tensor: bytes, traffic out
     and in, steps away from main memory. ``packed``: a row a tensor: bytes before and after. ``elsewhere``: a row a
     value that lives at a slower level and is streamed from there (and back, if steps write it): bytes and traffic of
-    one run. Totals: ``added_macs``, ``added_share`` of the step's other MACs, ``traffic_bytes``.
+    one run. ``striped``: a row a group: its first and last op, number of ops, of copied ops, and of stripes, and rows
+    of the highest stripe. Totals: ``halo_macs`` that stripes add, ``halo_share`` of the step without stripes,
+    ``added_macs``, ``added_share`` of the step's other MACs, ``traffic_bytes``.
     """
     seen = _Schedule(plan)
     again = [seen.rerun(i, s) for i, s in enumerate(plan.steps) if s.kind == "recompute"]
@@ -46,7 +50,17 @@ def saving_rows(plan: Plan) -> dict[str, Any]:
     elsewhere = seen.elsewhere()
     base = plan.macs.get("forward", 0) + plan.macs.get("backward", 0)
     added = plan.macs.get("recompute", 0)
+    striped = [
+        {"first": g.ops[0], "last": g.ops[-1], "ops": len(g.ops), "copied": len(g.copied), "stripes": len(g.rows),
+         "rows": max(hi - lo for lo, hi in g.rows)} for g in plan.stripes
+    ]  # fmt: skip
+    whole = base
+    if striped:
+        whole = sum(differentiate(plan.problem.network, UpdateSet(plan.update), plan.problem.options).macs.values())
     return {
+        "striped": striped,
+        "halo_macs": base - whole,
+        "halo_share": (base - whole) / whole if whole else 0.0,
         "recomputed": again,
         "paged": paged,
         "packed": packed,
@@ -139,9 +153,17 @@ def saving_text(plan: Plan) -> str:
     if not plan.feasible:
         return ""
     data = saving_rows(plan)
-    parts = [_recomputed(data), _paged(data), _packed(data), _elsewhere(data)]
+    parts = [_striped(data), _recomputed(data), _paged(data), _packed(data), _elsewhere(data)]
     found = [p for p in parts if p]
     return "\n\n".join(["what was done to hold less:", *found]) if found else ""
+
+
+def _striped(data: Mapping[str, Any]) -> str:
+    rows = [[f"{r['first']} to {r['last']}", r["ops"], r["copied"], r["stripes"], r["rows"]] for r in data["striped"]]
+    if not rows:
+        return ""
+    text = table(("in stripes", "ops", "copied ops", "stripes", "rows"), rows, [False] + [True] * 4)
+    return f"{text}\nMACs of halos: {data['halo_macs']:,}, {data['halo_share']:.1%} of the step without stripes"
 
 
 def _recomputed(data: Mapping[str, Any]) -> str:
@@ -205,6 +227,23 @@ def _count(n: int, noun: str) -> str:
 # -- on figures ---------------------------------------------------------------------------------------
 
 
+def stripe_bands(plan: Plan) -> list[tuple[int, int, int]]:
+    """Half-open ranges of steps that belong to one stripe, each with its number, in order of steps."""
+    if not plan.stripes:
+        return []
+    origin = lower(plan.problem.network, plan.stripes).origin
+    found: list[tuple[int, int, int]] = []
+    for i, step in enumerate(plan.steps):
+        where = origin.get(step.op)
+        if where is None or step.kind == "update":
+            continue
+        if found and found[-1][1:] == (i, where.stripe):
+            found[-1] = (found[-1][0], i + 1, where.stripe)
+        else:
+            found.append((i, i + 1, where.stripe))
+    return found
+
+
 def mark_savings(plan: Plan, ax: Axes) -> None:
     """Marks along the top of a plot over steps: where ops run again, and tensors are paged or packed."""
     from matplotlib.lines import Line2D
@@ -220,5 +259,12 @@ def mark_savings(plan: Plan, ax: Axes) -> None:
                                   label=f"{label} ({len(at)})"))  # fmt: skip
     if copies(plan):
         handles.append(Patch(facecolor="#009E73", edgecolor="white", hatch="////", label="there again"))
+    bands = stripe_bands(plan)
+    for first, last, number in bands:
+        ax.axvspan(first, last, ymin=0.0, ymax=1.0, color="#56B4E9" if number % 2 else "#999999", alpha=0.14, lw=0,
+                   zorder=0)  # fmt: skip
+    if bands:
+        count = sum(len(g.rows) for g in plan.stripes)
+        handles.append(Patch(facecolor="#999999", alpha=0.3, label=f"stripes ({count})"))
     if handles:
         ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9, frameon=False)
