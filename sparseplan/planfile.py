@@ -113,12 +113,13 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
     return {
         "network": spec.to_dict(problem.network),
         "device": {
-            "name": d.name, "title": d.title, "double_buffer": d.double_buffer, "clock_hz": d.clock_hz,
+            "name": d.name, "title": d.title, "double_buffer": d.double_buffer, "clock_hz": _real(d.clock_hz),
             "levels": [
                 {"name": v.name, "bytes": v.bytes, "reserved": v.reserved, "alignment": v.alignment, "source": v.source}
                 for v in d.levels
             ],
-            "rates": tables_to_data(d.rows()),
+            "rates": {t: [{**row, "value": float(row["value"])} for row in rows]
+                      for t, rows in tables_to_data(d.rows()).items()},
             "sources": list(d.sources), "notes": d.notes,
         },
         "options": {
@@ -133,10 +134,15 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "terms": [term_to_dict(t) for t in problem.terms],
         "ties": [list(tie) for tie in problem.ties],
         "savings": list(problem.savings),
-        "int8_price": problem.int8_price,
-        "max_seconds": problem.max_seconds,
-        "max_joules": problem.max_joules,
+        "int8_price": _real(problem.int8_price),
+        "max_seconds": _real(problem.max_seconds),
+        "max_joules": _real(problem.max_joules),
     }  # fmt: skip
+
+
+def _real(x: float | None) -> float | None:
+    """As it is read back: whole numbers may come from TOML or from users."""
+    return None if x is None else float(x)
 
 
 def _number(x: float) -> float | None:

@@ -16,7 +16,9 @@ from timed import complete, with_l3
 
 from sparseplan.autodiff import trace
 from sparseplan.builder import NetworkBuilder
+from sparseplan.device import load_device
 from sparseplan.errors import SparseplanError
+from sparseplan.jsonio import dump
 from sparseplan.network import Network
 from sparseplan.plan import Plan
 from sparseplan.planfile import plan_from_dict, plan_to_dict, read_plan, write_plan
@@ -91,6 +93,20 @@ def test_caps_and_price_come_back() -> None:
     assert (data["int8_price"], data["max_seconds"], data["max_joules"]) == (0.125, 100.0, 50.5)
     problem = plan_from_dict(json.loads(json.dumps(plan_to_dict(made("int8"))))).problem
     assert (problem.int8_price, problem.max_seconds, problem.max_joules) == (0.125, 100.0, 50.5)
+
+
+@pytest.mark.parametrize("device", ["gap9", None])
+def test_whole_numbers_are_written_as_they_are_read_back(device: str | None) -> None:
+    """Rates and clocks of TOML files may be whole, and so may a user's caps."""
+    changes = {"int8_price": 0, "max_seconds": 100, "max_joules": 7}
+    problem = replace(made("int8").problem, **changes)  # type: ignore[arg-type]
+    if device is not None:
+        named = load_device(device)
+        options = replace(problem.options, alignment=named.level("L2").alignment)
+        problem = replace(problem, device=named, options=options, max_seconds=None, max_joules=None)
+    plan = plan_of(problem, {})
+    text = dump(plan_to_dict(plan))
+    assert dump(plan_to_dict(plan_from_dict(json.loads(text)))) == text
 
 
 def test_without_them_a_file_means_no_savings_no_caps_and_the_usual_price() -> None:
