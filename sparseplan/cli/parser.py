@@ -137,9 +137,7 @@ def _plan_arguments(sub: argparse.ArgumentParser) -> None:
         help="what is updated together or not at all (default %(default)s)")  # fmt: skip
     _choice_arguments(sub)
     add("--max-macs", type=_positive, help="cap on the MACs of one training step")
-    add(
-        "--max-seconds", type=_seconds, metavar="S", help="cap on the seconds of a training step"
-    )
+    add("--max-seconds", type=_seconds, metavar="S", help="cap on the seconds of a training step")
     add(
         "--max-joules",
         type=_seconds,
