@@ -38,7 +38,8 @@ class RunReport:
         guard_intact: no byte changed but by a planned write: guard zones, red zones, other buffers.
         faults: where bytes changed that should not have.
         packed_errors: relative error (Euclidean norm) that inputs saved in 8 bits bring to each
-            gradient that is computed from one, in the last run; empty where it was not compared.
+            gradient that is computed from one, on the last run's batch with the parameters given; empty
+            where it was not compared.
         losses: of each run of the schedule.
         gradients: of updated parameters, cut where updated in part: of the last run (fused), or
             summed over all runs (accumulated).

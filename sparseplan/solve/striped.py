@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sparseplan.autodiff import trace
+from sparseplan.costs import plan_costs
 from sparseplan.errors import ProblemError
 from sparseplan.liveness import analyse
 from sparseplan.plan import Plan, Status
@@ -59,6 +60,7 @@ class _Search:
         self.clock, self.began = Clock(limits), time.perf_counter()
         self.best: Plan | None = None
         self.bound = -math.inf
+        self.cut = False
         self.why: Plan | None = None
         found = [(*self.least(lowered), i, lowered) for i, lowered in enumerate(self.lowered(choices))]
         capacity = problem.capacity(MAIN)
@@ -103,11 +105,11 @@ class _Search:
 
     def run(self) -> Plan:
         for n, (macs, _, lowered) in enumerate(self.ways):
-            if self.clock.passed() and self.best is not None:
-                self.bound = max(self.bound, self.problem.most_worth())
-                break
             if self.hopeless(macs):
                 continue
+            if self.clock.passed() and self.best is not None:
+                self.bound, self.cut = max(self.bound, self.problem.most_worth()), True
+                break
             self.progress(f"stripes {n + 1} of {len(self.ways)}: {describe(lowered.groups)}")
             self.consider(self.attempt(lowered, len(self.ways) - n))
         seconds = time.perf_counter() - self.began
@@ -117,6 +119,8 @@ class _Search:
             return replace(self.why, solve_seconds=seconds)
         bound = max(self.bound, best.objective)
         status: Status = "OPTIMAL" if bound <= best.objective + best.resolution else "FEASIBLE"
+        if self.cut:  # what is equal in value may take less in stripes that were not searched through
+            best = replace(best, ties=dict.fromkeys(best.ties, "FEASIBLE"))
         return replace(best, problem=self.problem, bound=bound, status=status, solve_seconds=seconds)
 
     def complete(self) -> bool:
@@ -125,18 +129,22 @@ class _Search:
 
     def hopeless(self, macs: int) -> bool:
         """Whether plans of at least so many MACs cannot be better than the best."""
-        return self.complete() and self.best is not None and macs >= sum(self.best.macs.values())
+        if self.best is None or not self.complete() or timed(self.best):
+            return False
+        return macs >= sum(self.best.macs.values())
 
     def attempt(self, lowered: Lowered, left: int) -> Plan:
         """The best plan in these stripes; where only fewer MACs would help, with fewer MACs."""
         problem = self.problem
-        if self.complete() and self.best is not None:
+        if self.complete() and self.best is not None and not timed(self.best):
             problem = replace(problem, max_macs=sum(self.best.macs.values()) - 1)
         rest = self.clock.left()
         seconds = None if rest.seconds is None else max(rest.seconds / min(left, 4), 1.0)
         return Pipeline(problem, replace(rest, seconds=seconds), self.progress, lowered=lowered).run()
 
     def consider(self, plan: Plan) -> None:
+        first = next(iter(plan.ties.values()), "OPTIMAL")
+        self.cut = self.cut or plan.status == "UNKNOWN" or (plan.feasible and first != "OPTIMAL")
         if not plan.feasible:
             if not self.complete():
                 self.bound = max(self.bound, plan.bound)
@@ -148,7 +156,9 @@ class _Search:
 
     @staticmethod
     def rank(plan: Plan) -> tuple[float, int, int]:
-        return plan.objective, -sum(plan.macs.values()), -plan.peak_bytes.get("L2", 0)
+        """Most value, then least time (fewest MACs where that is not known), then least memory."""
+        taken = plan_costs(plan).cycles if timed(plan) else None
+        return plan.objective, -(sum(plan.macs.values()) if taken is None else taken), -plan.peak_bytes.get(MAIN, 0)
 
     def better_reason(self, plan: Plan) -> Plan:
         """Of two plans that failed, the one that came closer."""
@@ -157,6 +167,11 @@ class _Search:
             return plan if old is None or plan.status == "UNKNOWN" else old
         closer = plan.reason.level == old.reason.level and plan.reason.needed < old.reason.needed
         return plan if closer else old
+
+
+def timed(plan: Plan) -> bool:
+    """Whether time came next to value when a plan was sought."""
+    return "time" in plan.ties
 
 
 def describe(groups: Groups) -> str:
