@@ -60,7 +60,9 @@ def _upsample(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
     a = c.info.attrs
     corners = {"align_corners": False} if a["mode"] == "bilinear" else {}
     scale = tuple(float(s) for s in a["scale"])
-    return F.interpolate(x[0], scale_factor=scale, mode=a["mode"], **corners)
+    whole = F.interpolate(x[0], scale_factor=scale, mode=a["mode"], **corners)
+    top, bottom = a["crop"]
+    return whole[:, :, top : whole.shape[2] - bottom]
 
 
 def _affine(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
@@ -88,6 +90,8 @@ ORACLES: dict[str, Callable[[Case, list[Any], dict[str, Any]], Any]] = {
     "avg_pool": _avg_pool,
     "global_avg_pool": lambda c, x, p: F.adaptive_avg_pool2d(x[0], 1),
     "upsample": _upsample,
+    "rows": lambda c, x, p: x[0][:, :, c.info.attrs["lo"] : c.info.attrs["hi"]],
+    "join_rows": lambda c, x, p: torch.cat(x, 2),
     "affine": _affine,
 }
 
