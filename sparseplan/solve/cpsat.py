@@ -329,7 +329,7 @@ def _narrow_first(
     work = clock.worked
     if second.solved:
         return replace(second, seconds=clock.elapsed(), work=work)
-    if second.status == "INFEASIBLE":
+    if second.status == "INFEASIBLE" and step:
         return replace(first, status="OPTIMAL", bound=first.objective, seconds=clock.elapsed(), work=work)
     bound = second.bound if second.bound is not None else first.bound
     if bound is not None:  # beyond the best known nothing is claimed

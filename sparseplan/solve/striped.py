@@ -2,7 +2,7 @@
 
 A lowering multiplies ops, so the choice among lowerings stays outside the 0/1 program. None is left out
 that could still win: the bound of the answer is the largest of all lowerings' bounds. What is exact is
-thus the best plan over ``stripes.candidates``, with all stripes of a group doing the same.
+thus the best plan over ``stripegroups.candidates``, with all stripes of a group doing the same.
 """
 
 from __future__ import annotations
@@ -83,24 +83,32 @@ class _Search:
     def least(self, lowered: Lowered) -> tuple[int, int]:
         """MACs and bytes of main memory that no plan in these stripes goes below, for what has to be updated.
 
-        Forward holds what forward reads again; a backward step holds at least what it reads and writes.
+        A step holds at least what it reads and writes whatever is decided, and forward, in the network's order,
+        what forward reads again.
         """
         least = self.problem.least_update()
         graph = trace(lowered.network, self.problem.options, {p: (r,) for p, r in least.items()})
         schedule = graph.restrict(UpdateSet(least))
-        loss = next(i for i, s in enumerate(schedule.steps) if s.kind == "loss")
-        persistent = {n for n, v in schedule.values.items() if v.persistent and v.level == MAIN}
-        if {"stream", "page"} & set(self.problem.savings):
-            persistent = set()
-        steps = tuple(replace(s, writes=s.writes[:1]) for s in schedule.steps[:loss])
-        forward = analyse(replace(schedule, steps=steps))
-        size = sum(schedule.values[n].bytes for n in persistent)
+        savings = set(self.problem.savings)
         away = {n for n, v in schedule.values.items() if v.persistent}
-        most = max(live_bytes(((b.start, b.stop, b.bytes) for b in forward.buffers if b.value not in away), loss))
-        overwritten = {x for s in schedule.steps for _, x in s.inplace}
-        for step in schedule.steps[loss + 1 :]:
-            spans = {s for a in (*step.reads, *step.writes) for s in a.spans if s.value not in away | overwritten}
+        here = set() if {"stream", "page"} & savings else {n for n in away if schedule.values[n].level == MAIN}
+        size = sum(schedule.values[n].bytes for n in here)
+        chosen = {a.tag for s in graph.steps for a in s.reads if a.pick is not None}  # one of several ways
+        most = 0
+        for step in schedule.steps:
+            free = away | {x for _, x in step.inplace}
+            args = [*(a for a in step.reads if a.tag not in chosen), *step.writes[:1]]
+            if "int8" in savings and step.kind == "grad_param":
+                args = [a for a in args if a.tag != "x0"]  # it may be read packed
+            spans = {s for a in args for s in a.spans if s.value not in free}
             most = max(most, sum(s.hi - s.lo for s in spans))
+        if "order" not in savings:
+            loss = next(i for i, s in enumerate(schedule.steps) if s.kind == "loss")
+            forward = analyse(
+                replace(schedule, steps=tuple(replace(s, writes=s.writes[:1]) for s in schedule.steps[:loss]))
+            )
+            live = live_bytes(((b.start, b.stop, b.bytes) for b in forward.buffers if b.value not in away), loss)
+            most = max(most, *live)
         return sum(schedule.macs.values()), size + most
 
     def run(self) -> Plan:
