@@ -29,6 +29,8 @@ from sparseplan.steps import (
     UpdateSet,
     allowed_levels,
     reached_by_gradient,
+    updatable,
+    why_not_updatable,
 )
 from sparseplan.training import (
     ALWAYS,
@@ -77,8 +79,7 @@ def trace(
     """
     if choices is None:
         reached = reached_by_gradient(network, infos(network))
-        able = (p for p in network.parameters if network.tensor[p].dtype != "int8")
-        choices = {p: FRACTIONS for p in able if network.owner[p][0].name in reached}
+        choices = {p: FRACTIONS for p in network.parameters if updatable(network, reached, p)}
     return _Walk(network, options, choices).run()
 
 
@@ -104,11 +105,9 @@ class _Walk(Arguments):
             if name in choices and len(choices[name]):
                 op, slot = network.owner[name]
                 users = network.users[name]
-                if network.tensor[name].dtype == "int8":
-                    raise ProblemError(f"parameter {name!r} is int8 and cannot be updated; freeze it")
-                if not any(user.name in self.grad_reach for user, _ in users):
+                if not updatable(network, self.grad_reach, name):
                     raise ProblemError(
-                        f"parameter {name!r} cannot be updated: no gradient reaches op {op.name!r} from the loss"
+                        f"parameter {name!r} cannot be updated: {why_not_updatable(network, self.infos, name)}"
                     )
                 fractions = allowed_levels(self.infos[op.name], slot, choices[name])
                 if not fractions:

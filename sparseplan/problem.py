@@ -21,6 +21,8 @@ from sparseplan.steps import (
     UpdateSet,
     allowed_levels,
     reached_by_gradient,
+    updatable,
+    why_not_updatable,
 )
 from sparseplan.terms import Pair, Saturation, Term
 
@@ -79,10 +81,15 @@ class Problem:
             )
         self.device.level(self.options.frozen)  # where frozen parameters live has to exist
         table = infos(self.network)
+        reached = reached_by_gradient(self.network, table)
         for p, fractions in self.choices.items():
             if p not in self.network.owner:
                 raise ProblemError(f"parameter {p!r} is unknown{near(p, self.network.owner)}")
             op, slot = self.network.owner[p]
+            if not updatable(self.network, reached, p):
+                raise ProblemError(
+                    f"parameter {p!r} cannot be updated: {why_not_updatable(self.network, table, p)}; drop it"
+                )
             allowed = [r for r, _ in allowed_levels(table[op.name], slot, fractions)]
             if tuple(allowed) != tuple(fractions) or not fractions:
                 raise ProblemError(
@@ -303,18 +310,27 @@ def resolve_choices(
     choices: dict[str, tuple[float, ...]] = {}
     for p in network.parameters:
         op, slot = network.owner[p]
-        int8 = network.tensor[p].dtype == "int8"
-        if p in least and (int8 or op.name not in reached):
-            why = "is int8" if int8 else f"belongs to op {op.name!r}, which no gradient reaches,"
-            raise ProblemError(f"parameter {p!r} {why} and cannot be updated, but matches must")
-        if p not in most or int8 or op.name not in reached:
+        able = updatable(network, reached, p)
+        if p in least and not able:
+            raise ProblemError(
+                f"parameter {p!r} cannot be updated, but matches must: {why_not_updatable(network, table, p)}"
+            )
+        if p not in most or not able:
             continue
         wanted = {r for r in (*fractions, least.get(p, most[p])) if r <= most[p]}
-        if op_def(op.kind).fraction(table[op.name], slot) is None:
+        cuts = {op_def(user.kind).fraction(table[user.name], s) for user, s in network.users[p]}
+        if cuts == {None} or len(cuts) > 1:
             wanted = {1.0}  # cannot be cut: a cap below the whole forbids nothing here
         choices[p] = tuple(r for r, _ in allowed_levels(table[op.name], slot, sorted(wanted)))
         if not choices[p]:
             del choices[p]
+    for text in may:
+        named = match(network, parse_pattern(text)[0], "may")
+        if not any(updatable(network, reached, p) for p in named):
+            raise ProblemError(
+                f"may={text!r} names only parameters that cannot be updated, {named[0]!r} for one: "
+                + why_not_updatable(network, table, named[0])
+            )
     for p, r in least.items():
         if p not in choices:
             raise ProblemError(f"parameter {p!r} must be updated by {r}, but that keeps none of its channels")

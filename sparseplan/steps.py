@@ -274,3 +274,31 @@ def reached_by_gradient(network: Network, infos: Mapping[str, OpInfo]) -> frozen
             d = op_def(op.kind)
             reached.update(t for i, t in enumerate(op.inputs) if d.differentiable(infos[op.name], i))
     return frozenset(names)
+
+
+def updatable(network: Network, reached: frozenset[str], parameter: str) -> bool:
+    """Whether a parameter can be updated: its gradient exists wherever it is used, and reaches one of its ops."""
+    users = network.users[parameter]
+    if network.tensor[parameter].dtype == "int8" or not any(op.name in reached for op, _ in users):
+        return False
+    return all(op_def(op.kind).updatable(slot) for op, slot in users)
+
+
+def why_not_updatable(network: Network, infos: Mapping[str, OpInfo], parameter: str) -> str:
+    """Why ``updatable`` says no: names the op that is in the way, and what would be needed."""
+    if network.tensor[parameter].dtype == "int8":
+        return "it is int8; freeze it"
+    for op, slot in network.users[parameter]:
+        if not op_def(op.kind).updatable(slot):
+            return f"op {op.name!r} ({infos[op.name].kind}) has no gradient for its {slot}: freeze it"
+    walls, seen = [], {op.output for op, _ in network.users[parameter]}
+    for op in network.ops:
+        ways = [i for i, t in enumerate(op.inputs) if t in seen]
+        if any(op_def(op.kind).differentiable(infos[op.name], i) for i in ways):
+            seen.add(op.output)
+        elif ways:
+            walls.append(op)
+    if not walls:
+        return f"nothing of it reaches the loss's output {network.outputs[0]!r}"
+    first = walls[0]
+    return f"op {first.name!r} stands between it and the loss: {op_def(first.kind).obstacle(infos[first.name])}"

@@ -12,7 +12,7 @@ from op_cases import Case, case, cases
 
 from sparseplan.ops import OPS
 
-KINDS = sorted(OPS)
+KINDS = sorted(set(OPS) - {"opaque"})  # that one computes nothing
 STEP = 1e-5
 
 

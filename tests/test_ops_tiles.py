@@ -107,7 +107,7 @@ def test_windows_are_exact_within_the_image() -> None:
         assert [_extent(_operand(space, deep)[-1], t) for t in (1, 3)] == [1, 3]
 
 
-@pytest.mark.parametrize("kind", sorted(OPS))
+@pytest.mark.parametrize("kind", sorted(set(OPS) - {"opaque"}))
 @settings(max_examples=20, derandomize=True)
 @given(data=st.data())
 def test_whole_tiles_hold_whole_tensors(kind: str, data: st.DataObject) -> None:

@@ -177,6 +177,8 @@ class OpDef(ABC):
     stack: ClassVar[bool] = False
     #: ``grad_input`` honours ``channels``, so a gradient of some channels costs only these
     partial_input: ClassVar[bool] = False
+    #: parameter slots that are never updated: statistics of a batch-norm, say
+    frozen: ClassVar[frozenset[str]] = frozenset()
 
     # -- shapes ---------------------------------------------------------------------------
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
@@ -226,6 +228,14 @@ class OpDef(ABC):
     def differentiable(self, info: OpInfo, slot: int) -> bool:
         """Whether a gradient can flow to input ``slot``."""
         return True
+
+    def updatable(self, slot: str) -> bool:
+        """Whether parameter ``slot`` has a gradient, so that it can be updated."""
+        return slot not in self.frozen
+
+    def obstacle(self, info: OpInfo) -> str:
+        """Why no gradient passes where ``differentiable`` says so, and what would be needed; ends a message."""
+        return f"{self.kind} has no gradient; choose an output before it"
 
     def inplace(self, info: OpInfo) -> tuple[int, ...]:
         """Input slots whose bytes the output may overwrite while it is computed."""

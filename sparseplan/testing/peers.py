@@ -17,29 +17,30 @@ from sparseplan.device import Device
 from sparseplan.errors import ProblemError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.network import Network
-from sparseplan.ops import op_def, resolve
+from sparseplan.ops import infos
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.problem import Problem
 from sparseplan.recompute import NO_SAVINGS, Savings, apply
 from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.tiling import Tiling
-from sparseplan.steps import MAIN, Schedule, TrainingOptions, UpdateSet, packed_parameters
+from sparseplan.steps import (
+    MAIN,
+    Schedule,
+    TrainingOptions,
+    UpdateSet,
+    packed_parameters,
+    reached_by_gradient,
+    updatable,
+)
 from sparseplan.training import holds
 from sparseplan.units import align_up
 
 
 def trainable(network: Network) -> tuple[str, ...]:
     """Parameters that a gradient reaches from the loss on the first output, int8 ones aside."""
-    reached = {network.outputs[0]}
-    ops = set()
-    for op in reversed(network.ops):
-        if op.output in reached:
-            ops.add(op.name)
-            info = resolve(network, op)
-            reached.update(t for i, t in enumerate(op.inputs) if op_def(op.kind).differentiable(info, i))
-    return tuple(p for p in network.parameters
-                 if network.owner[p][0].name in ops and network.tensor[p].dtype != "int8")  # fmt: skip
+    reached = reached_by_gradient(network, infos(network))
+    return tuple(p for p in network.parameters if updatable(network, reached, p))
 
 
 def memory_of(network: Network, options: TrainingOptions, update: Mapping[str, float]) -> Memory:
