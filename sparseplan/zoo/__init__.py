@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from sparseplan.errors import NetworkError, near
 from sparseplan.network import Network
-from sparseplan.zoo.classifiers import dscnn, mobilenetv1_025, resnet8
+from sparseplan.zoo.classifiers import autoencoder, dscnn, mobilenetv1_025, resnet8
+from sparseplan.zoo.mcunetv3 import mbv2_w035, mcunet_5fps, proxyless_w03
 from sparseplan.zoo.mobilenetv2 import mobilenetv2, mobilenetv2_digits
 from sparseplan.zoo.upydnet import upydnet
 
@@ -15,8 +16,12 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "resnet8": resnet8,
     "dscnn": dscnn,
     "mobilenetv1_025": mobilenetv1_025,
+    "autoencoder": autoencoder,
     "mobilenetv2": mobilenetv2,
     "mobilenetv2_digits": mobilenetv2_digits,
+    "mbv2_w035": mbv2_w035,
+    "mcunet_5fps": mcunet_5fps,
+    "proxyless_w03": proxyless_w03,
 }
 
 
@@ -29,11 +34,15 @@ def get(name: str) -> Network:
 
 __all__ = [
     "NETWORKS",
+    "autoencoder",
     "dscnn",
     "get",
+    "mbv2_w035",
+    "mcunet_5fps",
     "mobilenetv1_025",
     "mobilenetv2",
     "mobilenetv2_digits",
+    "proxyless_w03",
     "resnet8",
     "upydnet",
 ]

@@ -1,7 +1,7 @@
-"""Classifiers of the MLPerf Tiny benchmark (Banbury et al., NeurIPS Datasets 2021).
+"""Networks of the MLPerf Tiny benchmark (Banbury et al., NeurIPS Datasets 2021).
 
 Batch-norms are affines, to be updated or folded. Strided convolutions pad as TensorFlow's
-"same", more at the bottom right, as the benchmark's trained models do. Outputs are logits.
+"same", more at the bottom right, as the benchmark's trained models do. Classifiers give logits.
 """
 
 from __future__ import annotations
@@ -75,3 +75,15 @@ def mobilenetv1_025() -> Network:
         x = _conv_norm(net, x, f"block{i}.pointwise", outs, (1, 1))
         channels = outs
     return _head(net, x, 2)
+
+
+def autoencoder() -> Network:
+    """Anomaly detection by an autoencoder: input ``features`` (640,), five frames of 128 log-mel bins, output the
+    same shape, 267,928 parameters."""
+    net = NetworkBuilder("autoencoder")
+    x = net.input("features", (640,))
+    for i, outs in enumerate([128] * 4 + [8] + [128] * 4):
+        name = f"encoder{i}" if i < 4 else "code" if i == 4 else f"decoder{i - 5}"
+        x = net.affine(net.linear(x, outs, name=f"{name}.linear"), name=f"{name}.norm")
+        x = net.relu(x, name=f"{name}.relu")
+    return net.build(net.linear(x, 640, name="output"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import NetworkError
@@ -42,7 +43,7 @@ def mobilenetv2(
     stages: Sequence[tuple[int, int, int, int]] = STAGES,
     stem: int = 32,
     stem_stride: int = 2,
-    last: int = 1280,
+    last: int | None = 1280,
     divisor: int = 8,
 ) -> Network:
     """A network of the MobileNetV2 kind; by default the published one, with 3,487,816 parameters.
@@ -54,13 +55,14 @@ def mobilenetv2(
     Args:
         width: multiplies all channels but the input's; those of the last convolution only if above 1.
         stages: (expansion, channels, blocks, stride of the first block) each.
-        stem, stem_stride: channels and stride of the first convolution; last: channels of the last.
+        stem, stem_stride: channels and stride of the first convolution; last: channels of the last, None for none.
         divisor: channels are multiples of it.
 
     Raises:
         NetworkError: a value that is no number above 0, or no stages.
     """
-    whole = {"classes": classes, "stem": stem, "stem_stride": stem_stride, "last": last, "divisor": divisor}
+    whole = {"classes": classes, "stem": stem, "stem_stride": stem_stride, "divisor": divisor}
+    whole |= {"last": last} if last is not None else {}
     whole |= {f"stages[{i}][{j}]": v for i, stage in enumerate(stages) for j, v in enumerate(stage)}
     for label, value in whole.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -69,16 +71,56 @@ def mobilenetv2(
         raise NetworkError(f"stages={list(stages)!r} must be (expansion, channels, blocks, stride) each, at least one")
     if not (math.isfinite(width) and width > 0):
         raise NetworkError(f"width={width!r} must be a number above 0")
-    net = NetworkBuilder(name)
-    x = net.input("image", shape)
-    x = _conv(net, x, "stem", _channels(stem * width, divisor), 3, stem_stride)
-    block = 0
+    blocks: list[Block] = []
+    ins = _channels(stem * width, divisor)
     for t, c, n, s in stages:
         outs = _channels(c * width, divisor)
         for i in range(n):
-            x = _bottleneck(net, x, f"block{block}", t, outs, s if i == 0 else 1)
-            block += 1
-    x = _conv(net, x, "last", _channels(last * max(1.0, width), divisor), 1)
+            blocks.append(Block(t * ins if t > 1 else None, outs, s if i == 0 else 1))
+            ins = outs
+    last = None if last is None else _channels(last * max(1.0, width), divisor)
+    return bottlenecks(name, shape, classes, (_channels(stem * width, divisor), stem_stride), blocks, last)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An inverted bottleneck.
+
+    Attributes:
+        hidden: channels of the depthwise convolution; None: those of the input, without an expansion.
+        outs: channels of the output.
+        stride, kernel: of the depthwise convolution, which pads by half its kernel.
+    """
+
+    hidden: int | None
+    outs: int
+    stride: int = 1
+    kernel: int = 3
+
+
+def bottlenecks(
+    name: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    stem: tuple[int, int],
+    blocks: Sequence[Block],
+    last: int | None = None,
+) -> Network:
+    """A stem, inverted bottlenecks, perhaps a last 1×1 convolution, the mean of each channel, a classifier.
+
+    Args:
+        stem: channels and stride of the first convolution (3×3).
+        last: channels of the last convolution, or None.
+
+    Raises:
+        NetworkError, OpError: shapes that do not fit.
+    """
+    net = NetworkBuilder(name)
+    x = _conv(net, net.input("image", shape), "stem", stem[0], 3, stem[1])
+    for i, block in enumerate(blocks):
+        x = _bottleneck(net, x, f"block{i}", block)
+    if last is not None:
+        x = _conv(net, x, "last", last, 1)
     x = net.op("flatten", net.op("global_avg_pool", x, "pool"), "flatten")
     return net.build(net.linear(x, classes, name="classifier"))
 
@@ -91,12 +133,13 @@ def _conv(
     return net.op("relu6", x, f"{name}.relu6")
 
 
-def _bottleneck(net: NetworkBuilder, x: str, name: str, expansion: int, outs: int, stride: int) -> str:
+def _bottleneck(net: NetworkBuilder, x: str, name: str, block: Block) -> str:
     ins = net.shape(x)[0]
-    y = _conv(net, x, f"{name}.expand", expansion * ins, 1) if expansion > 1 else x
-    y = _conv(net, y, f"{name}.depthwise", expansion * ins, 3, stride, depthwise=True)
-    y = net.conv(y, outs, 1, name=f"{name}.project.conv")
-    return net.add([x, y], name=f"{name}.add") if stride == 1 and ins == outs else y
+    hidden = ins if block.hidden is None else block.hidden
+    y = x if block.hidden is None else _conv(net, x, f"{name}.expand", hidden, 1)
+    y = _conv(net, y, f"{name}.depthwise", hidden, block.kernel, block.stride, depthwise=True)
+    y = net.conv(y, block.outs, 1, name=f"{name}.project.conv")
+    return net.add([x, y], name=f"{name}.add") if block.stride == 1 and ins == block.outs else y
 
 
 def mobilenetv2_digits() -> Network:
