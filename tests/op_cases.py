@@ -176,6 +176,10 @@ def others(draw: st.DrawFn, kind: str) -> Case:
 
 def cases(kind: str) -> st.SearchStrategy[Case]:
     """Random cases of any kind."""
+    import op_cases_elementwise  # it draws its arrays with ``case``, so it cannot be imported before
+
+    if kind in op_cases_elementwise.CASES:
+        return op_cases_elementwise.elementwise(kind)
     if kind.startswith("conv"):
         return convs(kind)
     return pools(kind) if kind in ("max_pool", "avg_pool") else others(kind)

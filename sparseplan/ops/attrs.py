@@ -27,6 +27,30 @@ def integers(name: str, value: Any, lengths: tuple[int, ...], low: int = 1) -> t
     return tuple(integer(name, v, low) for v in value)
 
 
+def several(name: str, value: Any, low: int | None = None) -> tuple[int, ...]:
+    """``value`` (an int, or any number of them) as a tuple of ints of at least ``low``; raises OpError."""
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    if any(isinstance(v, bool) or not isinstance(v, int) for v in given):
+        raise OpError(f"{name}={value!r} must be integers")
+    if low is not None and min(given, default=low) < low:
+        raise OpError(f"{name}={value!r} must be integers of at least {low}")
+    return tuple(given)
+
+
+def along(name: str, axis: int, shape: Shape) -> int:
+    """An axis of ``shape``, counted from the end where it is negative; raises OpError where there is none."""
+    if not -len(shape) <= axis < len(shape):
+        raise OpError(f"{name}={axis} is beyond the {len(shape)} axes of input shape {shape}")
+    return axis % len(shape)
+
+
+def per_axis(name: str, values: Sequence[int], shape: Shape) -> Sequence[int]:
+    """``values`` if there is one for each axis of ``shape``; raises OpError."""
+    if len(values) != len(shape):
+        raise OpError(f"{name}={values} must have one entry for each of the {len(shape)} axes of input shape {shape}")
+    return values
+
+
 def pair(name: str, value: Any, low: int = 1) -> tuple[int, int]:
     """An int, or (rows, columns), as a pair."""
     if isinstance(value, int) and not isinstance(value, bool):

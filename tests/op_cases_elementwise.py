@@ -1,0 +1,56 @@
+"""Random cases of elementwise ops, of ops that move or spread elements, and of reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from op_cases import Case, case
+
+_extent = st.integers(1, 4)
+_shapes = st.lists(_extent, min_size=1, max_size=3).map(tuple)
+_images = st.tuples(_extent, _extent, _extent)
+
+#: attributes that fit an input of the given shape
+Attrs = Callable[[st.DrawFn, tuple[int, ...]], dict[str, Any]]
+
+
+def _slice(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    starts = tuple(draw(st.integers(-n, n - 1)) for n in shape)
+    stops = tuple(draw(st.integers(s % n + 1, n + 2)) for s, n in zip(starts, shape, strict=True))
+    return {"starts": starts, "stops": stops, "steps": tuple(draw(st.integers(1, 3)) for _ in shape)}
+
+
+def _pad(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    mode = draw(st.sampled_from(["constant", "reflect", "edge"]))
+    most = [n - 1 if mode == "reflect" else 3 for n in shape]
+    before, after = (tuple(draw(st.integers(0, m)) for m in most) for _ in range(2))
+    return {"before": before, "after": after, "mode": mode, "value": draw(st.sampled_from([0.0, -1.5]))}
+
+
+def _gather(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    return {"axis": axis, "indices": tuple(draw(st.lists(st.integers(0, shape[axis] - 1), min_size=1, max_size=5)))}
+
+
+def _nothing(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {}
+
+
+#: ops of one input of any shape
+ALONE: dict[str, Attrs] = {
+    "transpose": lambda draw, shape: {"perm": tuple(draw(st.permutations(range(len(shape)))))},
+    "slice": _slice,
+    "pad": _pad,
+    "gather": _gather,
+}
+CASES = {*ALONE}
+
+
+@st.composite
+def elementwise(draw: st.DrawFn, kind: str) -> Case:
+    """Cases of one of ``CASES``."""
+    batch, seed = draw(st.integers(1, 3)), draw(st.integers(0, 99))
+    shape = draw(_shapes)
+    return case(kind, [shape], batch, seed, **ALONE[kind](draw, shape))
