@@ -154,6 +154,10 @@ class NetworkBuilder:
             raise NetworkError(f"network {self._name!r}: tensor {tensor!r} does not exist{near(tensor, self._tensors)}")
         return self._tensors[tensor].shape
 
+    def parts(self) -> tuple[str, tuple[Tensor, ...], tuple[Op, ...]]:
+        """Name, tensors and ops so far, for those who leave out what no output needs."""
+        return self._name, tuple(self._tensors.values()), tuple(self._ops.values())
+
     def build(self, outputs: str | Sequence[str]) -> Network:
         """The network, checked as a whole. Raises NetworkError, OpError."""
         outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)

@@ -1,0 +1,490 @@
+"""A network while it is imported: values with the shapes of their origin, written as ops per sample.
+
+Graphs from outside carry the batch axis among the others, move it, and drop it. They are read for one
+sample. A value of theirs keeps its *full* shape; in the network the leading axis is left out where its
+extent is 1 (the canonical form), so that an image ``(1, 3, 48, 48)`` becomes ``(3, 48, 48)``. Every rule
+below speaks of full shapes and axes; views, which cost nothing, come and go as needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparseplan.builder import FloatArray, NetworkBuilder
+from sparseplan.errors import NetworkError
+from sparseplan.network import MAX_NAME, Attr, Network, Op, Tensor
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+#: stands for infinity in constants that are added before a softmax
+HUGE = 1e30
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network from outside, with its parameters.
+
+    Attributes:
+        weights: every parameter of the network, float32.
+        layouts: parameter to the permutation that leads from the origin's axes to the network's
+            (``weight = origin.transpose(layout)``), where there is one.
+        notes: what a user should know: what was read as frozen, guessed, or left out.
+    """
+
+    network: Network
+    weights: Mapping[str, FloatArray]
+    layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+        object.__setattr__(self, "layouts", MappingProxyType(dict(self.layouts)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """A constant of the graph.
+
+    Attributes:
+        name: of the parameter that it is; None for what was computed, which is never updated.
+        layout: permutation of axes since the origin, or None.
+    """
+
+    array: Array
+    name: str | None = None
+    layout: tuple[int, ...] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Full shape."""
+        return self.array.shape
+
+    def reshaped(self, shape: Shape) -> Known:
+        """The same elements under another shape."""
+        return Known(self.array.reshape(shape), self.name, self.layout)
+
+    def transposed(self, perm: Sequence[int]) -> Known:
+        """With axes permuted; a permutation of a permutation keeps its name only if it can be told."""
+        array = self.array.transpose(tuple(perm))
+        if self.layout is not None:
+            return Known(array, self.name, tuple(self.layout[i] for i in perm))
+        return Known(array, self.name, tuple(perm))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A tensor of the network, in canonical form.
+
+    Attributes:
+        tensor: its name.
+        shape: full shape.
+    """
+
+    tensor: str
+    shape: Shape
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of the full shape."""
+        return len(self.shape)
+
+
+Value = Known | Made
+
+
+def sample(shape: Shape) -> Shape:
+    """The shape in the network of a value of a full ``shape``."""
+    return shape[1:] if shape[:1] == (1,) else shape
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """Shape that all spread to. Raises NetworkError."""
+    try:
+        return tuple(int(n) for n in np.broadcast_shapes(*shapes))
+    except ValueError:
+        raise NetworkError(f"shapes {list(shapes)} do not broadcast") from None
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """``axis`` counted from the front. Raises NetworkError."""
+    if not -rank <= axis < rank:
+        raise NetworkError(f"axis={axis} is beyond rank {rank}")
+    return axis % rank
+
+
+def windows(extent: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int = 1) -> int:
+    """Number of windows along an axis."""
+    return (extent + sum(pads) - dilation * (kernel - 1) - 1) // stride + 1
+
+
+class Draft:
+    """Collects the ops of a network that is imported.
+
+    Methods take and return values, check what they are given, and raise NetworkError (of which OpError
+    is one) where the network cannot say it; the importer adds which node that was.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.net = NetworkBuilder(name)
+        self.weights: dict[str, FloatArray] = {}
+        self.layouts: dict[str, tuple[int, ...]] = {}
+        self.notes: list[str] = []
+        self._names: set[str] = set()
+        self._views: dict[str, str] = {}
+        self._seen: dict[tuple[str, Shape], str] = {}
+        self._storage: dict[str, tuple[str, float | None]] = {}
+        #: names for the ops to come, most wanted first; set by the importer before each node
+        self.wanted: tuple[str, ...] = ()
+
+    # -- names --------------------------------------------------------------------------------
+    def note(self, text: str) -> None:
+        """Say something to the user, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def free_name(self, *wanted: str) -> str:
+        """The first of ``wanted`` that is free, or the last with a number."""
+        for name in (clean(w) for w in wanted if w):
+            if name not in self._names:
+                self._names.add(name)
+                return name
+        base = clean(next((w for w in reversed(wanted) if w), "op"))
+        n = 2
+        while f"{base}.{n}" in self._names:
+            n += 1
+        self._names.add(f"{base}.{n}")
+        return f"{base}.{n}"
+
+    # -- ops ----------------------------------------------------------------------------------
+    def input(self, name: str, shape: Shape, dtype: str | None = None) -> Made:
+        """An input of the network."""
+        name = self.free_name(name)
+        self.net.input(name, sample(shape))
+        if dtype is not None:
+            self.store(name, dtype)
+        return Made(name, shape)
+
+    def store(self, tensor: str, dtype: str, scale: float | None = None) -> None:
+        """Say how a tensor is stored."""
+        self._storage[tensor] = (dtype, scale)
+
+    def op(self, kind: str, inputs: Sequence[str], params: Mapping[str, Known] | None = None, /, **attrs: Attr) -> str:
+        """Append an op over tensors of the network; returns the tensor that it makes."""
+        given = params or {}
+        stems = [k.name.rpartition(".")[0] for k in given.values() if k.name and "." in k.name]
+        name = self.free_name(*stems[:1], *self.wanted, kind)
+        slots = {slot: self._parameter(k, f"{name}.{slot}") for slot, k in given.items()}
+        return self.net.op(kind, tuple(inputs), name, slots, **attrs)
+
+    def _parameter(self, known: Known, otherwise: str) -> str:
+        """Register a constant as a parameter; the same one again is shared."""
+        array = np.ascontiguousarray(known.array, np.float32)
+        if np.isnan(array).any():
+            raise NetworkError(f"constant {known.name or otherwise!r} holds NaN; all entries must be finite")
+        if np.isinf(array).any():
+            array = np.clip(array, -HUGE, HUGE)
+            self.note(f"infinite entries of {known.name or otherwise!r} stand as {HUGE:g}")
+        wanted = clean(known.name) if known.name else otherwise
+        name, n = wanted, 2
+        while name in self._names and name != otherwise:
+            there = self.weights.get(name)
+            if known.name and there is not None and np.array_equal(there, array):
+                return name  # two ops share it
+            name, n = f"{wanted}.{n}", n + 1
+        if name != wanted and known.name:
+            self.note(f"parameter {known.name!r} is used in two forms; {name!r} is the second")
+        self.weights[name] = array
+        self._names.add(name)
+        if known.layout is not None and known.layout != tuple(range(array.ndim)):
+            self.layouts[name] = known.layout
+        return name
+
+    def view(self, tensor: str, shape: Shape) -> str:
+        """A tensor's elements under another shape (of the network); views of views are one."""
+        source = self._views.get(tensor, tensor)
+        if self.net.shape(source) == shape:
+            return source
+        if self.net.shape(tensor) == shape:
+            return tensor
+        if (source, shape) not in self._seen:
+            made = self.op("reshape", [source], shape=shape)
+            self._views[made] = source
+            self._seen[source, shape] = made
+        return self._seen[source, shape]
+
+    def wrap(self, tensor: str, shape: Shape) -> Made:
+        """A tensor of the network as a value of a full ``shape`` of as many elements."""
+        return Made(self.view(tensor, sample(shape)), shape)
+
+    def full(self, value: Made) -> str:
+        """The tensor with all axes of its full shape."""
+        return self.view(value.tensor, value.shape)
+
+    def made(self, value: Value) -> Made:
+        """A value as a tensor of the network: a constant becomes an op without inputs."""
+        if isinstance(value, Made):
+            return value
+        shape = sample(value.shape)
+        kind = "parameter" if value.name else "constant"
+        return self.wrap(self.op(kind, [], {"weight": value.reshaped(shape)}, shape=shape), value.shape)
+
+    # -- rules --------------------------------------------------------------------------------
+    def same(self, kind: str, x: Made, params: Mapping[str, Known] | None = None, /, **attrs: Attr) -> Made:
+        """An op that keeps shape and does not care for axes."""
+        return Made(self.op(kind, [x.tensor], params, **attrs), x.shape)
+
+    def reshape(self, x: Made, shape: Shape) -> Made:
+        """Another full shape of as many elements."""
+        if math.prod(shape) != math.prod(x.shape):
+            raise NetworkError(f"shape {x.shape} cannot be read as {shape}")
+        return self.wrap(x.tensor, shape)
+
+    def transpose(self, x: Made, perm: Sequence[int]) -> Made:
+        """Axes permuted; only those of more than one element are moved."""
+        if sorted(perm) != list(range(x.rank)):
+            raise NetworkError(f"perm={tuple(perm)} is no permutation of {x.rank} axes")
+        shape = tuple(x.shape[i] for i in perm)
+        long = [i for i in range(x.rank) if x.shape[i] > 1]
+        order = [long.index(i) for i in perm if x.shape[i] > 1]
+        if order == sorted(order):
+            return self.wrap(x.tensor, shape)
+        tight = self.view(x.tensor, tuple(x.shape[i] for i in long))
+        return self.wrap(self.op("transpose", [tight], perm=tuple(order)), shape)
+
+    def elementwise(self, kind: str, values: Sequence[Value]) -> Made:
+        """An op of several inputs that spreads extents of 1; constants become tensors."""
+        shape = broadcast(*(v.shape for v in values))
+        inner = sample(shape)
+        tensors = []
+        for value in map(self.made, values):
+            wide = (1,) * (len(shape) - value.rank) + value.shape
+            tensors.append(self.view(value.tensor, wide[len(shape) - len(inner) :]))
+        return self.wrap(self.op(kind, tensors), shape)
+
+    def add(self, a: Value, b: Value) -> Value:
+        """Sum, as cheaply as it can be said."""
+        return self._with_constant("add", a, b)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        """Product, as cheaply as it can be said."""
+        return self._with_constant("mul", a, b)
+
+    def _with_constant(self, kind: str, a: Value, b: Value) -> Value:
+        if isinstance(a, Known) and isinstance(b, Known):
+            return Known(a.array + b.array if kind == "add" else a.array * b.array)
+        if isinstance(a, Known):
+            a, b = b, a
+        if isinstance(a, Known) or isinstance(b, Made):
+            return self.elementwise(kind, (a, b))
+        if b.array.size == 1:
+            number = float(b.array.reshape(()))
+            if not math.isfinite(number):
+                raise NetworkError(f"{kind} of the constant {number}; it must be finite")
+            x = self.reshape(a, broadcast(a.shape, b.shape))
+            if number == (0 if kind == "add" else 1):
+                return x
+            attrs = {"shift": number} if kind == "add" else {"scale": number}
+            return Made(self.op("scale_shift", [x.tensor], None, **attrs), x.shape)
+        shape = broadcast(a.shape, b.shape)
+        if math.prod(shape) != math.prod(a.shape):
+            return self.elementwise(kind, (a, b))
+        inner = sample(shape)
+        # as many axes as the tensor has; leading extents of 1 say nothing
+        weight = b.shape[max(0, len(b.shape) - len(inner)) :]
+        made = ("param_" if b.name else "const_") + kind
+        tensor = self.op(made, [self.view(a.tensor, inner)], {"weight": b.reshaped(weight)}, shape=weight)
+        return self.wrap(tensor, shape)
+
+    def linear(self, x: Made, weight: Known, bias: Known | None = None) -> Made:
+        """``x @ weight.T + bias`` on the last axis; weight ``(out, in)``."""
+        if x.rank < 1 or len(weight.shape) != 2 or x.shape[-1] != weight.shape[1]:
+            raise NetworkError(f"shape {x.shape} does not fit a linear layer's weight {weight.shape}")
+        outs = weight.shape[0]
+        params = {"weight": weight} | ({} if bias is None else {"bias": bias.reshaped((outs,))})
+        tensor = self.full(x) if x.rank == 1 else x.tensor
+        return self.wrap(self.op("linear", [tensor], params, out_features=outs), (*x.shape[:-1], outs))
+
+    def matmul(self, a: Made, b: Made) -> Made:
+        """Product of matrices on the last two axes, others spread."""
+        if a.rank < 1 or b.rank < 1:
+            raise NetworkError(f"shapes {a.shape} and {b.shape} are no matrices")
+        left, right = (1, *a.shape) if a.rank == 1 else a.shape, (*b.shape, 1) if b.rank == 1 else b.shape
+        if left[-1] != right[-2]:
+            raise NetworkError(f"matrices {a.shape} and {b.shape} do not fit")
+        lead = broadcast(left[:-2], right[:-2])
+        drop = lead[:1] == (1,)
+        rank = len(lead) + 2
+        tensors = []
+        for value, shape in ((a, left), (b, right)):
+            wide = (1,) * (rank - len(shape)) + shape
+            tensors.append(self.view(value.tensor, wide[1:] if drop else wide))
+        tail = ((left[-2],) if a.rank > 1 else ()) + ((right[-1],) if b.rank > 1 else ())
+        return self.wrap(self.op("matmul", tensors), (*lead, *tail))
+
+    def image(self, x: Made, spatial: int) -> str:
+        """The tensor as (channels, *spatial) of one sample."""
+        if x.rank == spatial + 1 and x.shape[0] != 1:  # no batch axis
+            return x.tensor
+        if x.rank != spatial + 2 or x.shape[0] != 1:
+            raise NetworkError(f"shape {x.shape} must be (1, channels{', extent' * spatial})")
+        return x.tensor
+
+    def spatial(
+        self, kind: str, x: Made, spatial: int, params: Mapping[str, Known] | None = None, **attrs: Attr
+    ) -> Made:
+        """An op on (channels, *spatial)."""
+        tensor = self.op(kind, [self.image(x, spatial)], params, **attrs)
+        inner = self.net.shape(tensor)
+        return self.wrap(tensor, inner if x.rank == spatial + 1 and x.shape[0] != 1 else (1, *inner))
+
+    def along(self, kind: str, x: Made, axis: int, **attrs: Attr) -> Made:
+        """An op that keeps shape and works along one axis (softmax)."""
+        tensor, shift = self.with_axes(x, (axis_of(axis, x.rank),))
+        return self.wrap(self.op(kind, [tensor], axis=axis_of(axis, x.rank) - shift, **attrs), x.shape)
+
+    def with_axes(self, x: Made, axes: Iterable[int]) -> tuple[str, int]:
+        """A tensor that has ``axes``, and how many leading axes it lacks."""
+        if x.shape[:1] == (1,) and 0 not in set(axes):
+            return x.tensor, 1
+        return self.full(x), 0
+
+    def reduce(self, kind: str, x: Made, axes: Sequence[int], keepdims: bool) -> Made:
+        """mean, sum, amax, amin over axes; over extents of 1 there is nothing to do."""
+        axes = sorted({axis_of(a, x.rank) for a in axes})
+        kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+        shape = kept if keepdims else tuple(n for i, n in enumerate(x.shape) if i not in axes)
+        work = [a for a in axes if x.shape[a] > 1]
+        if not work:
+            return self.wrap(x.tensor, shape)
+        tensor, shift = self.with_axes(x, work)
+        return self.wrap(self.op(kind, [tensor], axes=tuple(a - shift for a in work), keepdims=True), shape)
+
+    def slice(self, x: Made, starts: Sequence[int], stops: Sequence[int], steps: Sequence[int]) -> Made:
+        """Half-open ranges of all axes, already brought within the extents; steps of at least 1."""
+        shape = tuple(max(0, -(-(hi - lo) // s)) for lo, hi, s in zip(starts, stops, steps, strict=True))
+        if shape == x.shape:
+            return x
+        if 0 in shape:
+            raise NetworkError(f"slice of shape {x.shape} is empty: starts {list(starts)}, stops {list(stops)}")
+        cut = [i for i in range(x.rank) if shape[i] != x.shape[i]]
+        tensor, shift = self.with_axes(x, cut)
+        ranges = {"starts": starts, "stops": stops, "steps": steps}
+        made = self.op("slice", [tensor], None, **{k: tuple(v[shift:]) for k, v in ranges.items()})
+        return self.wrap(made, shape)
+
+    def concat(self, values: Sequence[Value], axis: int) -> Made:
+        """Values side by side."""
+        rank = len(values[0].shape)
+        axis = axis_of(axis, rank)
+        if len(values) == 1:
+            return self.made(values[0])
+        shapes = [v.shape for v in values]
+        if any(len(s) != rank or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
+            raise NetworkError(f"shapes {shapes} do not concatenate along axis {axis}")
+        shape = (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :])
+        made = [self.made(v) for v in values]
+        if axis == 0:  # the axis that the canonical form may lack
+            return self.wrap(self.op("concat", [self.full(v) for v in made], axis=0), shape)
+        shift = 1 if shape[0] == 1 else 0
+        return self.wrap(self.op("concat", [v.tensor for v in made], axis=axis - shift), shape)
+
+    def expand(self, x: Made, shape: Shape) -> Made:
+        """Extents of 1 spread to ``shape``."""
+        if broadcast(x.shape, shape) != shape:
+            raise NetworkError(f"shape {x.shape} does not spread to {shape}")
+        wide = (1,) * (len(shape) - x.rank) + x.shape
+        if wide == shape:
+            return self.wrap(x.tensor, shape)
+        inner = sample(shape)
+        tensor = self.view(x.tensor, wide[len(shape) - len(inner) :])
+        return self.wrap(self.op("expand", [tensor], shape=inner), shape)
+
+    def pad(self, x: Made, before: Sequence[int], after: Sequence[int], mode: str, value: float = 0.0) -> Made:
+        """More entries around; negative amounts cut."""
+        if any(n < 0 for n in (*before, *after)):
+            starts = [max(0, -n) for n in before]
+            stops = [n - max(0, -a) for n, a in zip(x.shape, after, strict=True)]
+            x = self.slice(x, starts, stops, [1] * x.rank)
+            before, after = [max(0, n) for n in before], [max(0, n) for n in after]
+        wide = [i for i in range(x.rank) if before[i] or after[i]]
+        if not wide:
+            return x
+        shape = tuple(b + n + a for b, n, a in zip(before, x.shape, after, strict=True))
+        tensor, shift = self.with_axes(x, wide)
+        extra: dict[str, Attr] = {"value": float(value)} if mode == "constant" else {}
+        extra |= {"before": tuple(before[shift:]), "after": tuple(after[shift:]), "mode": mode}
+        return self.wrap(self.op("pad", [tensor], None, **extra), shape)
+
+    def gather(self, x: Made, axis: int, indices: Array) -> Made:
+        """Entries at constant ``indices`` along an axis, whose place their axes take."""
+        axis = axis_of(axis, x.rank)
+        extent = x.shape[axis]
+        flat = [int(i) for i in indices.reshape(-1)]
+        if any(not -extent <= i < extent for i in flat):
+            raise NetworkError(f"indices={flat[:8]} lie outside extent {extent} of axis {axis}")
+        flat = [i % extent for i in flat]
+        shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        if not flat:
+            raise NetworkError("indices=[] gather nothing")
+        if flat == list(range(flat[0], flat[0] + len(flat))):
+            starts, stops = [0] * x.rank, list(x.shape)
+            starts[axis], stops[axis] = flat[0], flat[0] + len(flat)
+            return self.reshape(self.slice(x, starts, stops, [1] * x.rank), shape)
+        tensor, shift = self.with_axes(x, (axis,))
+        return self.wrap(self.op("gather", [tensor], axis=axis - shift, indices=tuple(flat)), shape)
+
+    def opaque(self, type_: str, inputs: Sequence[Value], shapes: Sequence[Shape], macs: int = 0) -> tuple[Made, ...]:
+        """An op known by its shapes alone, one for each output; its constants are parameters of the first."""
+        tensors = [v.tensor for v in inputs if isinstance(v, Made)]
+        params = [v for v in inputs if isinstance(v, Known) and v.array.size > 1 and v.array.dtype.kind == "f"]
+        result = []
+        for i, shape in enumerate(shapes):
+            mine = {f"p{j}": k for j, k in enumerate(params)} if i == 0 else {}
+            extents: dict[str, Attr] = {slot: k.shape for slot, k in mine.items()}
+            made = self.op(
+                "opaque", tensors, mine, type=type_, shape=sample(shape), macs=macs if i == 0 else 0, **extents
+            )
+            result.append(Made(made, shape))
+        return tuple(result)
+
+    # -- the end ------------------------------------------------------------------------------
+    def finish(self, outputs: Sequence[Made]) -> Imported:
+        """The network of what the outputs depend on.
+
+        Raises:
+            NetworkError: nothing is left, or an output is an input.
+        """
+        names = tuple(dict.fromkeys(v.tensor for v in outputs))
+        network = _pruned(self.net, names, self._storage)
+        weights = {p: self.weights[p] for p in network.parameters}
+        layouts = {p: perm for p, perm in self.layouts.items() if p in weights}
+        return Imported(network, weights, layouts, tuple(self.notes))
+
+
+def _pruned(net: NetworkBuilder, outputs: tuple[str, ...], storage: Mapping[str, tuple[str, float | None]]) -> Network:
+    name, tensors, ops = net.parts()
+    wanted, kept = set(outputs), list[Op]()
+    for op in reversed(ops):
+        if op.output in wanted:
+            kept.append(op)
+            wanted.update((*op.inputs, *op.params.values()))
+    if not kept:
+        raise NetworkError(f"network {name!r}: its outputs {list(outputs)} are computed by no op; nothing to plan")
+    found = tuple(
+        Tensor(t.name, t.shape, t.role, *storage.get(t.name, (t.dtype, t.scale))) for t in tensors if t.name in wanted
+    )
+    return Network(name, found, tuple(reversed(kept)), outputs)
+
+
+def clean(name: str) -> str:
+    """``name`` fit for a tensor or an op: printable, not too long."""
+    text = "".join(c if c.isprintable() else "_" for c in name)[: MAX_NAME - 16]
+    return text or "_"
