@@ -34,9 +34,9 @@ class NetworkBuilder:
         self._tensors: dict[str, Tensor] = {}
         self._ops: dict[str, Op] = {}
 
-    def input(self, name: str, shape: Sequence[int]) -> str:
-        """Declare a network input of ``shape`` (per sample)."""
-        self._add(Tensor(name, tuple(shape), "input"))
+    def input(self, name: str, shape: Sequence[int], dtype: str | None = None) -> str:
+        """Declare a network input of ``shape`` (per sample); ``dtype="i32"`` for one that holds integers."""
+        self._add(Tensor(name, tuple(shape), "input", dtype))
         return name
 
     def op(
@@ -200,8 +200,9 @@ def init_parameters(network: Network, seed: int = 0) -> dict[str, FloatArray]:
     """Every parameter of a network, drawn as PyTorch's layers do by default.
 
     Weights and biases of convolutions and linear layers are uniform within ``±1 / sqrt(fan-in)``
-    (Kaiming-uniform with ``a = sqrt(5)``); an affine's weight is 1, its bias 0. Fan-in of a
-    transposed convolution counts axis 1 of its weight, as PyTorch does.
+    (Kaiming-uniform with ``a = sqrt(5)``); the weight of an affine or a norm is 1, its bias 0, a
+    batch-norm's mean 0 and variance 1. Fan-in of a transposed convolution counts axis 1 of its
+    weight, as PyTorch does. Kinds with an ``init`` of their own draw by that.
     """
     rng = np.random.default_rng(seed)
     arrays: dict[str, FloatArray] = {}
@@ -213,7 +214,10 @@ def init_parameters(network: Network, seed: int = 0) -> dict[str, FloatArray]:
             if name in arrays:
                 continue  # an earlier op uses it, too
             shape = info.params[slot]
-            if bound:
+            own = op_def(op.kind).init(slot, shape, rng)
+            if own is not None:
+                arrays[name] = own
+            elif bound:
                 arrays[name] = rng.uniform(-bound, bound, shape).astype(np.float32)
             else:
                 arrays[name] = np.full(shape, 1 if slot == "weight" else 0, np.float32)

@@ -26,8 +26,8 @@ MAX_ELEMENTS = 2**40
 MAX_RANK = 8
 MAX_NAME = 512
 
-#: storage types that a tensor of a network may be given
-TENSOR_DTYPES = ("fp32", "fp16", "bf16", "int8")
+#: storage types that a tensor of a network may be given; i32: an input of integers
+TENSOR_DTYPES = ("fp32", "fp16", "bf16", "int8", "i32")
 
 
 def _is_int(value: object) -> bool:
@@ -55,7 +55,7 @@ class Tensor:
     Attributes:
         shape: per sample, without the batch axis; every extent is at least 1.
         role: ``input`` of the network, ``activation`` (an op's output) or ``parameter``.
-        dtype: storage type, or None for the plan's own.
+        dtype: storage type, or None for the plan's own; ``i32`` for inputs that hold integers.
         scale: value of one quantum; given with ``int8`` and only then.
 
     Raises:
@@ -82,6 +82,8 @@ class Tensor:
             raise NetworkError(f"{where}: role={self.role!r} is not input, activation or parameter")
         if self.dtype is not None and self.dtype not in TENSOR_DTYPES:
             raise NetworkError(f"{where}: dtype={self.dtype!r} is unknown{near(str(self.dtype), TENSOR_DTYPES)}")
+        if self.dtype == "i32" and self.role != "input":
+            raise NetworkError(f"{where}: dtype=i32 with role={self.role!r}; only inputs of a network hold integers")
         if (self.dtype == "int8") != (self.scale is not None):
             raise NetworkError(f"{where}: scale={self.scale} with dtype={self.dtype}; int8 needs a scale, others none")
         if self.scale is not None:

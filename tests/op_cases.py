@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import op_cases_sequences
 from hypothesis import strategies as st
 
 from sparseplan.builder import NetworkBuilder
@@ -23,7 +24,18 @@ class Case:
     dy: np.ndarray
 
     def forward(self) -> np.ndarray:
-        return self.definition.forward(self.info, self.x, self.params)
+        y = self.definition.forward(self.info, self.x, self.params)
+        return y if self.x else np.repeat(y, len(self.dy), axis=0)
+
+    @property
+    def reached(self) -> list[int]:
+        """Slots of the inputs that a gradient reaches."""
+        return [slot for slot in range(len(self.x)) if self.definition.differentiable(self.info, slot)]
+
+    @property
+    def updatable(self) -> list[str]:
+        """Slots of the parameters that have a gradient."""
+        return [slot for slot in self.params if self.definition.updatable(slot)]
 
     def saved(self, tags: frozenset[str]) -> dict[str, np.ndarray]:
         """Tags of one alternative to arrays, auxiliaries made from their first source."""
@@ -42,14 +54,15 @@ class Case:
         saved = self.saved(self.definition.needs_for_param(self.info, slot)[0])
         fraction = self.definition.fraction(self.info, slot)
         if keep is not None and fraction is not None and fraction.rows is not None:
-            saved = {"x0": saved["x0"][:, : keep * fraction.rows].copy()}  # all that is kept
+            saved["x0"] = saved["x0"][:, : keep * fraction.rows].copy()  # all that is kept
         return self.definition.grad_param(self.info, slot, self.dy, saved, keep)
 
 
 def resolved(kind: str, shapes: list[tuple[int, ...]], slots: tuple[str, ...] | None = None, **attrs: Any) -> OpInfo:
     """A single op between inputs of ``shapes``, resolved."""
     net = NetworkBuilder("case")
-    names = [net.input(f"in{i}", shape) for i, shape in enumerate(shapes)]
+    whole = op_def(kind).integer_inputs or ()
+    names = [net.input(f"in{i}", shape, "i32" if i in whole else None) for i, shape in enumerate(shapes)]
     network = net.build(net.op(kind, names, "op", slots, **attrs))
     return resolve(network, network.ops[0])
 
@@ -176,6 +189,8 @@ def others(draw: st.DrawFn, kind: str) -> Case:
 
 def cases(kind: str) -> st.SearchStrategy[Case]:
     """Random cases of any kind."""
+    if kind in op_cases_sequences.KINDS:
+        return op_cases_sequences.cases(kind)
     import op_cases_elementwise  # it draws its arrays with ``case``, so it cannot be imported before
 
     if kind in op_cases_elementwise.CASES:

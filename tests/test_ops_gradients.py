@@ -40,13 +40,12 @@ def _differences(c: Case, of: np.ndarray) -> np.ndarray:
 @given(data=st.data())
 def test_gradients_are_finite_differences(kind: str, data: st.DataObject) -> None:
     c = data.draw(cases(kind))
-    for slot, x in enumerate(c.x):
-        if c.definition.differentiable(c.info, slot):
-            expected = _differences(c, x)
-            for choice in range(len(c.definition.needs_for_input(c.info, slot))):
-                _close(c.grad_input(slot, choice=choice), expected)
-    for slot, array in c.params.items():
-        _close(c.grad_param(slot), _differences(c, array))
+    for slot in c.reached:
+        expected = _differences(c, c.x[slot])
+        for choice in range(len(c.definition.needs_for_input(c.info, slot))):
+            _close(c.grad_input(slot, choice=choice), expected)
+    for slot in c.updatable:
+        _close(c.grad_param(slot), _differences(c, c.params[slot]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,7 +55,7 @@ def test_kernels_make_new_arrays_of_the_right_shape_and_dtype(kind: str, data: s
     c = data.draw(cases(kind))
     c = dataclasses.replace(
         c,
-        x=[x.astype(np.float32) for x in c.x],
+        x=[x.astype(np.float32) if x.dtype.kind == "f" else x for x in c.x],
         params={s: p.astype(np.float32) for s, p in c.params.items()},
         dy=c.dy.astype(np.float32),
     )
@@ -65,8 +64,8 @@ def test_kernels_make_new_arrays_of_the_right_shape_and_dtype(kind: str, data: s
     batch = c.dy.shape[0]
     y = c.forward()
     made = [(y, (batch, *c.info.output))]
-    made += [(c.grad_input(i), x.shape) for i, x in enumerate(c.x)]
-    made += [(c.grad_param(slot), shape) for slot, shape in c.info.params.items()]
+    made += [(c.grad_input(i), c.x[i].shape) for i in c.reached]
+    made += [(c.grad_param(slot), c.info.params[slot]) for slot in c.updatable]
     for array, shape in made:
         assert array.shape == shape
         assert array.dtype == np.float32
@@ -79,7 +78,8 @@ def test_kernels_make_new_arrays_of_the_right_shape_and_dtype(kind: str, data: s
 @given(data=st.data())
 def test_gradient_of_some_channels_is_a_slice_of_the_whole(kind: str, data: st.DataObject) -> None:
     c = data.draw(cases(kind))
-    for slot, shape in enumerate(c.info.inputs):
+    for slot in c.reached:
+        shape = c.info.inputs[slot]
         first = data.draw(st.integers(0, shape[0] - 1))
         last = data.draw(st.integers(first + 1, shape[0]))
         part = c.grad_input(slot, (first, last))
@@ -93,8 +93,8 @@ def test_gradient_of_some_channels_is_a_slice_of_the_whole(kind: str, data: st.D
 @given(data=st.data())
 def test_gradient_of_a_fraction_is_a_slice_of_the_whole(kind: str, data: st.DataObject) -> None:
     c = data.draw(cases(kind))
-    for slot, shape in c.info.params.items():
-        fraction = c.definition.fraction(c.info, slot)
+    for slot in c.updatable:
+        shape, fraction = c.info.params[slot], c.definition.fraction(c.info, slot)
         if fraction is None:
             continue
         assert fraction.units * fraction.per_unit == shape[fraction.axis]
@@ -114,7 +114,7 @@ def test_gradient_of_a_fraction_is_a_slice_of_the_whole(kind: str, data: st.Data
 @given(data=st.data())
 def test_auxiliaries_are_the_same_from_every_source(kind: str, data: st.DataObject) -> None:
     c = data.draw(cases(kind))
-    at = {"y": c.forward(), "x0": c.x[0]}
+    at = {"y": c.forward(), **{f"x{i}": x for i, x in enumerate(c.x)}}
     for tag, aux in c.definition.aux(c.info).items():
         made = [c.definition.make_aux(c.info, tag, source, at[source]) for source in aux.sources]
         for array in made:
@@ -141,11 +141,12 @@ def test_mask_is_exact_at_the_kink_and_below_normal_numbers(kind: str) -> None:
 @given(data=st.data())
 def test_a_sample_does_not_depend_on_its_batch(kind: str, data: st.DataObject) -> None:
     c = data.draw(cases(kind))
-    y, dx = c.forward(), c.grad_input(0)
+    y, dx = c.forward(), {slot: c.grad_input(slot) for slot in c.reached}
     for i in range(c.dy.shape[0]):
         one = dataclasses.replace(c, x=[x[i : i + 1] for x in c.x], dy=c.dy[i : i + 1])
         np.testing.assert_allclose(one.forward(), y[i : i + 1], rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(one.grad_input(0), dx[i : i + 1], rtol=1e-12, atol=1e-12)
+        for slot, whole in dx.items():
+            np.testing.assert_allclose(one.grad_input(slot), whole[i : i + 1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["conv", "conv_transpose"])

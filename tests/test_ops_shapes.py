@@ -83,7 +83,7 @@ def test_output_shapes(kind: str, shapes: list[tuple[int, ...]], attrs: dict[str
         ("add", IMAGE, {}, r"1 inputs given, add takes 2 or more"),
         ("mul", [(4, 8, 8), (4, 2, 1)], {}, r"mul takes equal ones, or extents of 1 to spread"),
         ("relu", [(4,), (4,)], {}, r"2 inputs given, relu takes 1"),
-        ("conv2d", IMAGE, {"kernel": 3}, r"op kind 'conv2d' is unknown; did you mean 'conv'"),
+        ("conv2d", IMAGE, {"kernel": 3}, r"op kind 'conv2d' is unknown; did you mean .*'conv'"),
     ],
 )
 def test_errors_name_the_culprit(kind: str, shapes: list[tuple[int, ...]], attrs: dict[str, Any], message: str) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import numpy as np
 import numpy.typing as npt
 
 from sparseplan.errors import OpError, near
@@ -180,6 +181,9 @@ class OpDef(ABC):
     #: parameter slots that are never updated: statistics of a batch-norm, say
     frozen: ClassVar[frozenset[str]] = frozenset()
 
+    #: input slots that read numbers of things (``i32`` inputs of the network), all others floats; None: either
+    integer_inputs: ClassVar[frozenset[int] | None] = frozenset()
+
     # -- shapes ---------------------------------------------------------------------------
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
         """Attributes with defaults, normalised and checked. Overriders call this first.
@@ -207,6 +211,10 @@ class OpDef(ABC):
     def required_params(self, attrs: Mapping[str, Any]) -> frozenset[str]:
         """Slots that must be present (``weight``, but not ``bias``)."""
         return frozenset()
+
+    def init(self, slot: str, shape: Shape, rng: np.random.Generator) -> Array | None:
+        """A float32 parameter to begin training with; None: as is usual (see ``builder.init_parameters``)."""
+        return None
 
     # -- planning -------------------------------------------------------------------------
     def macs(self, info: OpInfo, pass_: str) -> int:
@@ -372,6 +380,7 @@ def resolve(network: Network, op: Op) -> OpInfo:
             raise OpError(
                 f"output {op.output!r} has shape {network.tensor[op.output].shape}, but {op.kind} makes {output}"
             )
+        _check_integers(network, op, definition)
         expected = definition.param_shapes(attrs, shapes)
         for slot, name in op.params.items():
             if slot not in expected:
@@ -386,6 +395,21 @@ def resolve(network: Network, op: Op) -> OpInfo:
         prefix = f"network {network.name!r}: op {op.name!r} ({op.kind}): "
         raise OpError(message if message.startswith(prefix) else prefix + message) from None
     return OpInfo(op.name, op.kind, attrs, shapes, output, {s: expected[s] for s in op.params})
+
+
+def _check_integers(network: Network, op: Op, definition: OpDef) -> None:
+    """Integers go where numbers of things are read, and nowhere else."""
+    if definition.integer_inputs is None:
+        return
+    for slot, t in enumerate(op.inputs):
+        tensor, wanted = network.tensor[t], slot in definition.integer_inputs
+        if wanted and tensor.dtype != "i32":
+            raise OpError(
+                f"{op.kind} reads integers, but {tensor.role} {t!r} has dtype={tensor.dtype}; "
+                "give it an input of the network with dtype 'i32'"
+            )
+        if not wanted and tensor.dtype == "i32":
+            raise OpError(f"{op.kind} reads floats, but input {t!r} has dtype=i32, which ops like embedding take")
 
 
 def infos(network: Network) -> dict[str, OpInfo]:

@@ -24,6 +24,7 @@ class Opaque(OpDef):
 
     kind = "opaque"
     arity = (0, None)
+    integer_inputs: ClassVar[frozenset[int] | None] = None
     defaults: ClassVar[Mapping[str, Any]] = {"type": REQUIRED, "shape": REQUIRED, "macs": 0}
 
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
