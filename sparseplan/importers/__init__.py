@@ -1,1 +1,61 @@
-"""See the layout in CONTRIBUTING.md."""
+"""Networks from outside: JSON specs, ONNX files, PyTorch modules.
+
+Each reader gives a network and, where the file has them, its parameters. ``onnx`` and ``torch`` need
+their extras, which are imported only when called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparseplan.importers.draft import Imported
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+def onnx(
+    path: str | os.PathLike[str],
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Imported:
+    """The network of an ONNX file (opset 11 or later), read for one sample.
+
+    Args:
+        path: of the model; external data are read from its folder alone.
+        shapes: input name to its shape, batch axis included, for inputs whose extents the file leaves open
+            (an open leading axis is the batch, and taken as 1).
+        outputs: names of tensors that are the network's outputs, the loss's first (default: the graph's).
+
+    Raises:
+        NetworkError: the file cannot be read, is no such model, or holds what no network can say; names the
+            node, its kind, and what would do.
+        MissingExtraError: the extra ``sparseplan[onnx]`` is not installed.
+    """
+    from sparseplan.importers.onnxfile import read_onnx
+
+    return read_onnx(path, shapes=shapes, outputs=outputs)
+
+
+def torch(module: Module, example_input: Any, *, name: str | None = None) -> Imported:
+    """The network of a PyTorch module in eval mode, through ``torch.export``, read for one sample.
+
+    Args:
+        module: whose parameters keep their names.
+        example_input: a tensor, or a tuple of tensors, with the batch axis; of several samples the first is used.
+        name: of the network (default: the module's class).
+
+    Raises:
+        NetworkError: the module cannot be exported, or does what no network can say; names the node, its kind,
+            and what would do.
+        MissingExtraError: the extra ``sparseplan[torch]`` is not installed.
+    """
+    from sparseplan.importers.exported import read_module
+
+    return read_module(module, example_input, name=name)
+
+
+__all__ = ["Imported", "onnx", "torch"]
