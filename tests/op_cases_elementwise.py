@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 from op_cases import Case, case
 
@@ -34,6 +36,12 @@ def _gather(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"axis": axis, "indices": tuple(draw(st.lists(st.integers(0, shape[axis] - 1), min_size=1, max_size=5)))}
 
 
+def _clip(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Limits between entries; of some the output tells the mask in every dtype, of some not."""
+    low, high = draw(st.sampled_from([(-0.5, 0.5), (None, 0.2), (-0.3, None), (0, 6), (-0.7, 0.1)]))
+    return {name: limit for name, limit in (("low", low), ("high", high)) if limit is not None}
+
+
 def _nothing(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
     return {}
 
@@ -44,7 +52,21 @@ ALONE: dict[str, Attrs] = {
     "slice": _slice,
     "pad": _pad,
     "gather": _gather,
-}
+    "clip": _clip,
+    "gelu": lambda draw, shape: {"approximate": draw(st.sampled_from(["none", "tanh"]))},
+    "hard_sigmoid": lambda draw, shape: draw(st.sampled_from([{}, {"alpha": 0.2}, {"alpha": 0.5, "beta": 0.25}])),
+    "elu": lambda draw, shape: {"alpha": draw(st.sampled_from([1.0, 0.5, 0.0]))},
+    "celu": lambda draw, shape: {"alpha": draw(st.sampled_from([1.0, 0.5, 2.0]))},
+    "power": lambda draw, shape: {"exponent": draw(st.sampled_from([2, 0.5, -1.5, 0, 1, 3.0]))},
+    "scale_shift": lambda draw, shape: draw(st.sampled_from([{}, {"scale": -0.5}, {"scale": 2, "shift": 1.5}])),
+    **dict.fromkeys(
+        ("silu", "selu", "softplus", "softsign", "mish", "exp", "log", "sqrt", "reciprocal", "neg", "abs", "erf", "sin",
+         "cos", "square", "floor", "ceil", "round", "sign"),
+        _nothing,
+    ),
+}  # fmt: skip
+#: ops of positive numbers alone
+POSITIVE = ("log", "sqrt", "power")
 CASES = {*ALONE}
 
 
@@ -53,4 +75,7 @@ def elementwise(draw: st.DrawFn, kind: str) -> Case:
     """Cases of one of ``CASES``."""
     batch, seed = draw(st.integers(1, 3)), draw(st.integers(0, 99))
     shape = draw(_shapes)
-    return case(kind, [shape], batch, seed, **ALONE[kind](draw, shape))
+    c = case(kind, [shape], batch, seed, **ALONE[kind](draw, shape))
+    if kind in POSITIVE:
+        return dataclasses.replace(c, x=[np.abs(x) for x in c.x])
+    return dataclasses.replace(c, x=[x / 4 for x in c.x]) if kind == "exp" else c

@@ -27,6 +27,13 @@ from sparseplan.ops.base import (
 )
 
 
+def logistic(x: Array) -> Array:
+    """``1 / (1 + exp(-x))`` without overflow."""
+    small = np.exp(-np.abs(x))
+    y: Array = np.where(x >= 0, 1, small).astype(x.dtype, copy=False) / (1 + small)
+    return y
+
+
 class Unary(OpDef):
     """``y[i] = f(x[i])``; the gradient is elementwise as well."""
 
@@ -181,9 +188,7 @@ class Sigmoid(_FromOutput):
     kind = "sigmoid"
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
-        small = np.exp(-np.abs(x[0]))
-        y: Array = np.where(x[0] >= 0, 1, small).astype(x[0].dtype, copy=False) / (1 + small)
-        return y
+        return logistic(x[0])
 
     def _backward(self, info: OpInfo, dy: Array, kept: Array) -> Array:
         dx: Array = dy * kept * (1 - kept)

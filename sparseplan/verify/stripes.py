@@ -189,6 +189,9 @@ def _upsampled(info: OpInfo, slot: int, y: int) -> Reads:
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("relu", "leaky_relu", "relu6", "sigmoid", "tanh", "hardswish", "affine"), _same),
+    **dict.fromkeys(("gelu", "silu", "hard_sigmoid", "elu", "selu", "celu", "softplus", "softsign", "mish"), _same),
+    **dict.fromkeys(("exp", "log", "sqrt", "reciprocal", "neg", "abs", "erf", "sin", "cos", "square"), _same),
+    **dict.fromkeys(("clip", "power", "scale_shift", "floor", "ceil", "round", "sign"), _same),
     **dict.fromkeys(("add", "mul", "concat"), _same),
     **dict.fromkeys(("conv", "max_pool", "avg_pool"), _window),
     "conv_transpose": _transposed,
