@@ -126,7 +126,7 @@ class Operand:
         dims: extents of its tile; the product is the elements of a tile.
         role: ``in`` or ``out``. An ``out`` operand that lacks a reduced axis is accumulated
             over that axis: it stays in L1 or is written and read again.
-        dtype: ``data`` (the plan's dtype), ``bit`` or ``u8``.
+        dtype: ``data`` (the plan's dtype), ``bit``, ``u8`` or ``i32``.
     """
 
     tag: str

@@ -361,6 +361,10 @@ class Arena:
 
         return write
 
+    def samples(self, arg: Arg) -> int:
+        """See execute.Storage."""
+        return arg.shape[0]
+
     def _place(self, spans: tuple[Span, ...]) -> Place:
         parts = []
         homes = set()

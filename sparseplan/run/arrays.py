@@ -38,6 +38,7 @@ class ArrayStore:
         self.values: dict[str, Array] = {}
         self._infos = schedule.values
         self._made: dict[str, Array] = {}  # of values that are written row by row
+        self._samples = 0
         self._per_sample = {n: v.shape[1:] for n, v in schedule.values.items() if v.role not in _SHARED}
         for name, v in schedule.values.items():
             if v.role in ("accumulator", "state"):
@@ -48,9 +49,14 @@ class ArrayStore:
 
         One that no step reads is dropped.
         """
+        self._samples = len(array)
         info = self._infos.get(name)
         if info is not None:
             self.values[name] = rounded(array, info.dtype, info.scale)
+
+    def samples(self, arg: Arg) -> int:
+        """See execute.Storage: as many as what came last from outside."""
+        return self._samples
 
     def take(self, role: str) -> dict[str, Array]:
         """Remove all values of a role and return them by the tensor they belong to."""

@@ -11,6 +11,7 @@ from sparseplan.builder import check_parameters
 from sparseplan.errors import DataError, OpError, near
 from sparseplan.network import Network
 from sparseplan.ops import loss_def
+from sparseplan.ops.attrs import integer
 from sparseplan.ops.base import Array
 from sparseplan.run.numerics import rounded
 from sparseplan.steps import TrainingOptions
@@ -28,11 +29,16 @@ def as_float(array: Any, what: str) -> Array:
 
 
 def check_inputs(network: Network, x: Inputs) -> dict[str, Array]:
-    """Every input of the network, ``(samples, *shape)`` float32, with one number of samples, at least 1.
+    """Every input of the network, ``(samples, *shape)``, with one number of samples, at least 1.
+
+    float32, or int32 for inputs of dtype ``i32``.
 
     Raises:
-        DataError: an input that is missing, unknown, of the wrong shape, or not finite.
+        DataError: a network without inputs; an input that is missing, unknown, of the wrong shape, not finite,
+            or of numbers that the ops which read it do not know.
     """
+    if not network.inputs:
+        raise DataError(f"network {network.name!r} has no inputs, so nothing tells how many samples to compute")
     if isinstance(x, Mapping):
         given = dict(x)
     elif len(network.inputs) == 1:
@@ -46,15 +52,37 @@ def check_inputs(network: Network, x: Inputs) -> dict[str, Array]:
     for name in network.inputs:
         if name not in given:
             raise DataError(f"input {name!r} of network {network.name!r} is missing")
-        array = as_float(given[name], f"input {name!r}")
+        whole = network.tensor[name].dtype == "i32"
+        array = np.asarray(given[name]) if whole else as_float(given[name], f"input {name!r}")
         shape = network.tensor[name].shape
         if array.shape[1:] != shape or array.ndim != len(shape) + 1 or not len(array):
             raise DataError(f"input {name!r} has shape {array.shape}, expected (samples, {str(shape)[1:]}")
-        if not np.isfinite(array).all():
+        if whole:
+            array = _as_ids(network, name, array)
+        elif not np.isfinite(array).all():
             raise DataError(f"input {name!r} holds NaN or infinity; every input must be finite")
         result[name] = array
     same_length({f"input {name!r}": a for name, a in result.items()}.items())
     return result
+
+
+def _as_ids(network: Network, name: str, array: Array) -> Array:
+    """``array`` as int32 ids that every op which reads input ``name`` has a row for; raises DataError."""
+    if array.dtype.kind not in "iu":
+        raise DataError(f"input {name!r} has dtype={array.dtype}; give integers")
+    count, op = ids_of(network, name)
+    wrong = (array < 0) | (array >= count)
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        known = f"op {op!r} has rows 0 to {count - 1} (num={count})" if op else "ids have 32 bits and are not negative"
+        raise DataError(f"input {name!r} holds id {array[at]} at {at}, but {known}")
+    return array.astype(np.int32, copy=False)
+
+
+def ids_of(network: Network, name: str) -> tuple[int, str]:
+    """One more than the largest id that an ``i32`` input may hold, and the op that says so (or nothing)."""
+    known = [(integer("num", op.attrs.get("num")), op.name) for op in network.consumers[name] if op.kind == "embedding"]
+    return min(known, default=(2**31, ""))
 
 
 def check_target(network: Network, target: Any, loss: str) -> Array:

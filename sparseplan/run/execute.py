@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from sparseplan.errors import PlanError
 from sparseplan.ops import OpDef, OpInfo, loss_def, op_def
 from sparseplan.ops.base import Array
@@ -36,6 +38,10 @@ class Storage(Protocol):
 
     def writer(self, arg: Arg) -> Write:
         """A function that stores (with ``arg.add``: adds) an array and returns what is then stored."""
+        ...
+
+    def samples(self, arg: Arg) -> int:
+        """Samples that an argument with a batch axis holds at the moment."""
         ...
 
 
@@ -172,6 +178,8 @@ def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
     def run() -> None:
         x = [read() for read in inputs]
         y = d.forward(info, x, {tag: read() for tag, read in params})
+        if not x:  # what is made from nothing is the same for every sample
+            y = np.repeat(y, storage.samples(y_arg), axis=0)
         # made before y is stored, since y may take the place of its input
         made = [(write, d.make_aux(info, tag, source, x[i])) for tag, source, i, write in before]
         y = put(y)

@@ -14,7 +14,7 @@ from sparseplan.network import Network
 from sparseplan.ops import infos, loss_def, op_def
 from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer, Plan
-from sparseplan.run.checks import Inputs, check_inputs, check_target, same_length, stored_parameters
+from sparseplan.run.checks import Inputs, check_inputs, check_target, ids_of, same_length, stored_parameters
 from sparseplan.run.execute import separate_parts
 from sparseplan.run.machine import GUARD_BYTES, Machine, claimed_bytes
 from sparseplan.run.numerics import rounded
@@ -163,9 +163,13 @@ def run(
 
 
 def random_data(network: Network, loss: str, count: int, seed: int) -> tuple[dict[str, Array], Array]:
-    """Inputs in [0, 1) and a target that the loss takes: normal, a tenth of it NaN, or classes."""
+    """Inputs in [0, 1), or ids that exist, and a target that the loss takes: normal, a tenth of it NaN, or classes."""
     rng = np.random.default_rng([seed, 1])
-    x = {n: rng.random((count, *network.tensor[n].shape), np.float32) for n in network.inputs}
+    x: dict[str, Array] = {}
+    for n in network.inputs:
+        shape = (count, *network.tensor[n].shape)
+        ids = network.tensor[n].dtype == "i32"
+        x[n] = rng.integers(0, ids_of(network, n)[0], shape, np.int32) if ids else rng.random(shape, np.float32)
     output = network.tensor[network.outputs[0]].shape
     shape, dtype = loss_def(loss).target(output)
     if dtype == "i32":

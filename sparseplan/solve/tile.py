@@ -263,7 +263,7 @@ def _check(space: TileSpace, dtype: str, alignment: int) -> None:
     if len(set(names)) != len(names) or any(extent < 1 for _, extent in space.axes):
         raise OpError(f"tile space axes={space.axes} must have distinct names and extents of at least 1")
     for o in space.operands:
-        if o.role not in ("in", "out") or o.dtype not in ("data", "bit", "u8"):
+        if o.role not in ("in", "out") or o.dtype not in ("data", "bit", "u8", "i32"):
             raise OpError(f"tile space: operand {o.tag!r} has role={o.role!r}, dtype={o.dtype!r}")
         along = [d.axis for d in o.dims if d.axis is not None]
         if o.role == "out" and len(set(along)) != len(along):

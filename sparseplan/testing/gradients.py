@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sparseplan.builder import init_parameters
 from sparseplan.network import Network
 from sparseplan.ops import infos, loss_def, op_def
 from sparseplan.ops.base import Array
@@ -27,10 +28,17 @@ SINGLE = 2e-4
 
 
 def generic_parameters(network: Network, seed: int) -> dict[str, Array]:
-    """Normal parameters (float64) scaled by fan-in: none is zero, so no activation sits on a kink for good."""
+    """Normal parameters (float64) scaled by fan-in: none is zero, so no activation sits on a kink for good.
+
+    Statistics, which are never updated, are as they are to begin with.
+    """
     rng = np.random.default_rng([seed, 2])
-    arrays = {}
+    usual = init_parameters(network, seed)
+    arrays: dict[str, Array] = {}
     for p in network.parameters:
+        if not all(op_def(op.kind).updatable(slot) for op, slot in network.users[p]):
+            arrays[p] = usual[p].astype(np.float64)
+            continue
         shape = network.tensor[p].shape
         arrays[p] = rng.standard_normal(shape) / math.sqrt(max(1, math.prod(shape[1:])))
     return arrays
@@ -41,7 +49,8 @@ def loss_of(network: Network, params: Mapping[str, Array], x: Mapping[str, Array
     at, table = dict(x), infos(network)
     for op in network.ops:
         slots = {slot: params[p] for slot, p in op.params.items()}
-        at[op.output] = op_def(op.kind).forward(table[op.name], [at[t] for t in op.inputs], slots)
+        y = op_def(op.kind).forward(table[op.name], [at[t] for t in op.inputs], slots)
+        at[op.output] = y if op.inputs else np.repeat(y, len(target), axis=0)
     definition = loss_def(loss)
     return definition.value_and_grad(at[network.outputs[0]], target, dict(definition.defaults))[0]
 
@@ -53,7 +62,7 @@ def check_full_gradients(network: Network, seed: int = 0, batch: int = 1) -> int
     parameter is left out. Returns how many parameters were compared.
     """
     loss, (x32, target) = _data(network, batch, seed)
-    x = {n: a.astype(np.float64) for n, a in x32.items()}
+    x = {n: a if a.dtype.kind == "i" else a.astype(np.float64) for n, a in x32.items()}
     target = target if target.dtype.kind == "i" else target.astype(np.float64)
     params = generic_parameters(network, seed)
     found = reference(network, params, x, target, loss).gradients

@@ -239,7 +239,12 @@ class Facts:
             levels = (MAIN, PAGE_LEVEL) if "page" in self.problem.savings else (MAIN,)
             return [Spec(self.batched(tensor.shape), self.dtype(t), False, level, tensor.scale) for level in levels]
         if value.role == "packed":
-            if tensor.role == "parameter" or "int8" not in self.problem.savings or not tensor.shape:
+            if (
+                tensor.role == "parameter"
+                or tensor.dtype == "i32"
+                or "int8" not in self.problem.savings
+                or not tensor.shape
+            ):
                 return []
             codes = Spec(self.batched(tensor.shape), "u8", False, MAIN, None)
             return [codes, Spec((1, self.scales(t)), "fp32", False, MAIN, None)]

@@ -192,6 +192,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("gelu", "silu", "hard_sigmoid", "elu", "selu", "celu", "softplus", "softsign", "mish"), _same),
     **dict.fromkeys(("exp", "log", "sqrt", "reciprocal", "neg", "abs", "erf", "sin", "cos", "square"), _same),
     **dict.fromkeys(("clip", "power", "scale_shift", "floor", "ceil", "round", "sign"), _same),
+    **dict.fromkeys(("batch_norm", "prelu"), _same),
     **dict.fromkeys(("add", "mul", "concat"), _same),
     **dict.fromkeys(("conv", "max_pool", "avg_pool"), _window),
     "conv_transpose": _transposed,
