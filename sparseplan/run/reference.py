@@ -114,6 +114,8 @@ class _Walk:
             inputs = [self.tensors[name] for name in op.inputs]
             params = {slot: self.parameters[p] for slot, p in op.params.items()}
             y = op_def(op.kind).forward(self.infos[op.name], inputs, params)
+            if not inputs:  # what is made from nothing is the same for every sample
+                y = np.repeat(y, len(target), axis=0)
             self.tensors[op.output] = store(y, t.dtype or self.arithmetic.dtype, t.scale)
         output = self.network.outputs[0]
         definition = loss_def(loss)
@@ -127,6 +129,8 @@ class _Walk:
     def backward(self, op: Op, dy: Array) -> None:
         d, info = op_def(op.kind), self.infos[op.name]
         for slot, p in op.params.items():
+            if not d.updatable(slot):
+                continue
             saved = self.saved(op, info, slot, d.needs_for_param(info, slot)[0])
             if op.name in self.arithmetic.packed and "x0" in saved:
                 saved["x0"] = unpack(*pack(saved["x0"]))

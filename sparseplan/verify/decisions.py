@@ -123,8 +123,9 @@ def check_picks(facts: Facts, plan: Plan, findings: Findings) -> None:
             continue
         tags = sorted(a.tag for a in s.reads if a.tag not in ("dy", "dx", "acc"))
         way = "+".join(tags) or "nothing"
-        if len(tags) == 1 and (s.op, tags[0]) in late:
-            way = f"late {tags[0]} from {late[s.op, tags[0]]}"
+        made = [tag for tag in tags if (s.op, tag) in late]
+        if len(made) == 1:
+            way = f"late {made[0]} from {late[s.op, made[0]]}"
         ways[s.op if s.target == "x0" else f"{s.op}:{s.target}"] = way
     for key, pick in plan.picks.items():
         if ways.get(key) != pick:
