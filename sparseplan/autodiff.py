@@ -28,6 +28,7 @@ from sparseplan.steps import (
     TrainingOptions,
     UpdateSet,
     allowed_levels,
+    by_default,
     reached_by_gradient,
     updatable,
     why_not_updatable,
@@ -72,14 +73,14 @@ def trace(
 
     Args:
         choices: parameter name to the fractions allowed; a parameter that is absent is frozen.
-            None allows every one of ``FRACTIONS`` of every parameter that can be updated at all.
+            None allows every one of ``FRACTIONS`` of every parameter that can be updated, int8 ones aside.
 
     Raises:
-        ProblemError: a choice that cannot be updated (unknown, int8, no path to the loss).
+        ProblemError: a choice that cannot be updated (unknown, no path to the loss).
     """
     if choices is None:
         reached = reached_by_gradient(network, infos(network))
-        choices = {p: FRACTIONS for p in network.parameters if updatable(network, reached, p)}
+        choices = {p: FRACTIONS for p in network.parameters if by_default(network, reached, p)}
     return _Walk(network, options, choices).run()
 
 

@@ -278,7 +278,8 @@ def resolve_choices(
     """Allowed fractions and obligations of each parameter, from name patterns.
 
     ``may``: only these (and those of ``must``) may be updated, at most by the fraction after ``@``;
-    none given means all. ``must``: updated by at least the fraction after ``@`` (in whole without).
+    none given means all but int8 ones, which are updated only where ``may`` or ``must`` names them.
+    ``must``: updated by at least the fraction after ``@`` (in whole without).
     ``never``: frozen, whatever ``may`` says.
 
     Raises:
@@ -293,7 +294,8 @@ def resolve_choices(
         pattern, r = parse_pattern(text)
         for p in match(network, pattern, "must"):
             least[p] = max(r, least.get(p, 0.0))
-    most: dict[str, float] = {} if may else dict.fromkeys(network.parameters, 1.0)
+    free = (p for p in network.parameters if network.tensor[p].dtype != "int8")
+    most: dict[str, float] = {} if may else dict.fromkeys(free, 1.0)
     for text in may:
         pattern, r = parse_pattern(text)
         for p in match(network, pattern, "may"):

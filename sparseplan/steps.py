@@ -279,15 +279,21 @@ def reached_by_gradient(network: Network, infos: Mapping[str, OpInfo]) -> frozen
 def updatable(network: Network, reached: frozenset[str], parameter: str) -> bool:
     """Whether a parameter can be updated: its gradient exists wherever it is used, and reaches one of its ops."""
     users = network.users[parameter]
-    if network.tensor[parameter].dtype == "int8" or not any(op.name in reached for op, _ in users):
+    if not any(op.name in reached for op, _ in users):
         return False
     return all(op_def(op.kind).updatable(slot) for op, slot in users)
 
 
+def by_default(network: Network, reached: frozenset[str], parameter: str) -> bool:
+    """Whether a parameter may be updated where nothing is said of it: if it can be, and is not int8.
+
+    An update of an int8 parameter is lost where it is less than half a quantum, so it has to be asked for.
+    """
+    return network.tensor[parameter].dtype != "int8" and updatable(network, reached, parameter)
+
+
 def why_not_updatable(network: Network, infos: Mapping[str, OpInfo], parameter: str) -> str:
     """Why ``updatable`` says no: names the op that is in the way, and what would be needed."""
-    if network.tensor[parameter].dtype == "int8":
-        return "it is int8; freeze it"
     for op, slot in network.users[parameter]:
         if not op_def(op.kind).updatable(slot):
             return f"op {op.name!r} ({infos[op.name].kind}) has no gradient for its {slot}: freeze it"

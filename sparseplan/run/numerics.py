@@ -17,7 +17,7 @@ _BF16 = np.dtype(ml_dtypes.bfloat16)
 def encode(array: Array, dtype: str, scale: float | None = None) -> Array:
     """``array`` as the flat elements that memory holds.
 
-    Floats are rounded to nearest even; ``int8`` is ``clip(round(array / scale), -128, 127)``;
+    Floats are rounded to nearest even; ``int8`` is ``clip(round(array / scale), -128, 127)``, and 0 for NaN;
     ``bit`` packs eight booleans a byte, the first in the highest bit.
 
     Raises:
@@ -29,8 +29,9 @@ def encode(array: Array, dtype: str, scale: float | None = None) -> Array:
     if dtype == "int8":
         if scale is None:
             raise PlanError("an int8 value has no scale; give its tensor one")
-        with np.errstate(invalid="ignore"):
-            return np.clip(np.rint(flat / np.float32(scale)), -128, 127).astype(np.int8)
+        with np.errstate(over="ignore"):
+            quanta = np.clip(np.rint(flat / np.float32(scale)), -128, 127)
+        return np.where(np.isnan(quanta), 0, quanta).astype(np.int8)
     with np.errstate(over="ignore"):  # beyond the range of fp16 lies infinity
         return flat.astype(numpy_dtype(dtype), copy=False)
 

@@ -67,12 +67,14 @@ class Reference:
 
 
 def store(array: Array, dtype: str, scale: float | None = None) -> Array:
-    """``array`` rounded to a storage type, as float32."""
+    """``array`` rounded to a storage type, as float32; a NaN is 0 in int8."""
     if dtype == "fp32":
         return array
     if dtype == "int8":
         assert scale is not None
-        quanta = np.clip(np.rint(array / np.float32(scale)), -128, 127)
+        with np.errstate(over="ignore"):
+            quanta = np.rint(array / np.float32(scale))
+        quanta = np.where(np.isnan(quanta), 0, np.clip(quanta, -128, 127)) + 0.0  # codes know no negative zero
         return (quanta * np.float32(scale)).astype(np.float32)
     with np.errstate(over="ignore"):
         return array.astype(numpy_dtype(dtype)).astype(np.float32)

@@ -24,7 +24,7 @@ from sparseplan.run.execute import Clock, Executor
 from sparseplan.run.fitting import Augment, Progress, TrainResult, Validation, by_array, check_data, fit, weights_of
 from sparseplan.run.forward import predict
 from sparseplan.run.settings import EarlyStopping, TrainSettings
-from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet, reached_by_gradient, updatable
+from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet, by_default, reached_by_gradient
 
 __all__ = [
     "Augment",
@@ -154,7 +154,7 @@ def gradients(
         x: ``(samples, *shape)``, or a mapping from input to such.
         target: ``(samples, *shape)``; NaN where there is no label, or integer classes.
         update: parameter to the fraction of its channels wanted; a part comes cut to its first
-            units. None: every parameter that can be updated, in whole.
+            units. None: every parameter that can be updated, in whole, int8 ones aside.
 
     Raises:
         DataError: arrays that do not fit the network, or are not finite.
@@ -162,7 +162,7 @@ def gradients(
     """
     if update is None:
         reached = reached_by_gradient(network, infos(network))
-        update = {p: 1.0 for p in network.parameters if updatable(network, reached, p)}
+        update = {p: 1.0 for p in network.parameters if by_default(network, reached, p)}
     settings = TrainSettings(loss=loss, loss_attrs=loss_attrs or {}, optimizer="sgd", dtype=dtype)
     arrays, labels = check_data(network, x, target, loss)
     return Trainer(network, params, update, settings).gradients(arrays, labels)

@@ -38,7 +38,7 @@ from sparseplan.units import align_up
 
 
 def trainable(network: Network) -> tuple[str, ...]:
-    """Parameters that a gradient reaches from the loss on the first output, int8 ones aside."""
+    """Parameters that a gradient reaches from the loss on the first output."""
     reached = reached_by_gradient(network, infos(network))
     return tuple(p for p in network.parameters if updatable(network, reached, p))
 

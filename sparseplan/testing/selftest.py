@@ -101,7 +101,7 @@ class _Cases:
         names = [p for p in self.reachable if i == 0 or rng.random() < 0.8] or list(self.reachable)
         if parameters is not None:  # those near the loss leave the fewest ways to keep what backward needs
             names = names[-parameters:]
-        choices = {p: r for p, r in resolve_choices(self.network, fractions=fractions)[0].items() if p in names}
+        choices, _ = resolve_choices(self.network, names, fractions=fractions)
         worth = {p: float(rng.choice([rng.randint(0, 9), rng.random()])) for p in choices}
         problem = Problem(self.network, self.device, options, choices, {}, resolve_values(self.network, choices, worth))
         return replace(problem, device=self.budget(problem, rng.choice([0.2, 0.5, 0.8, 1.0])))

@@ -342,7 +342,7 @@ def problems(
     closed = draw(st.sets(st.sampled_from(reachable), max_size=len(reachable) - 1)) if reachable else set()
     fractions = draw(st.sampled_from([(1.0,), (0.5, 1.0), FRACTIONS, (0.25, 0.75)]))
     may = [p for p in reachable if p not in closed]
-    choices = {p: r for p, r in resolve_choices(net, fractions=fractions)[0].items() if p in may}
+    choices, _ = resolve_choices(net, may, fractions=fractions)
     if max_choices is not None:
         while math.prod(1 + len(r) for r in choices.values()) > max_choices:
             choices.popitem()
