@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from sparseplan import importers, tasks, value, zoo
-from sparseplan.api import network, plan, problem, read_values
+from sparseplan.api import plan, problem, read_values
 from sparseplan.builder import NetworkBuilder, init_parameters
 from sparseplan.costs import PlanCosts, plan_costs
 from sparseplan.device import Device, load_device
@@ -20,6 +20,7 @@ from sparseplan.planfile import read_plan, write_plan
 from sparseplan.problem import Problem
 from sparseplan.report import describe, figure, front_figure, save_figure, save_front_figure
 from sparseplan.run import run
+from sparseplan.sources import imported, network
 from sparseplan.steps import TrainingOptions, UpdateSet
 from sparseplan.sweep import Front, pareto
 from sparseplan.verify import Violation, verify
@@ -43,6 +44,7 @@ __all__ = [
     "describe",
     "figure",
     "front_figure",
+    "imported",
     "importers",
     "init_parameters",
     "load_device",

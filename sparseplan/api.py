@@ -9,36 +9,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparseplan import zoo
 from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import InternalError, ProblemError
-from sparseplan.importers.spec import read_spec
 from sparseplan.jsonio import MAX_BYTES, Node, load
-from sparseplan.network import Network
 from sparseplan.plan import Plan
 from sparseplan.problem import INT8_PRICE, Problem, Term, resolve_choices, resolve_ties, resolve_values
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.striped import solve
+from sparseplan.sources import Source, network
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions
 from sparseplan.value.valuefile import ValueTable, from_json, is_value_file
 from sparseplan.verify import verify
 
 ValuesLike = Mapping[str, Any] | ValueTable | str | os.PathLike[str] | None
 _FROZEN = {"l2": "L2", "l3": "L3", "flash": "flash"}
-
-
-def network(source: Network | str | os.PathLike[str]) -> Network:
-    """A network from itself, a name of the zoo, or a path to a JSON spec.
-
-    Raises:
-        NetworkError: unknown name (with near matches), unreadable or malformed spec.
-    """
-    if isinstance(source, Network):
-        return source
-    text = os.fspath(source)
-    if text not in zoo.NETWORKS and (os.sep in text or text.endswith(".json")):
-        return read_spec(text)
-    return zoo.get(text)
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any] | ValueTable:
@@ -102,7 +86,7 @@ def _fraction(text: str, where: str) -> float:
 
 
 def problem(
-    net: Network | str | os.PathLike[str],
+    net: Source,
     device: Device | str | os.PathLike[str] | None = None,
     *,
     l1: str | int | None = None,
@@ -166,7 +150,7 @@ def _texts(patterns: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def plan(
-    net: Network | Problem | str | os.PathLike[str],
+    net: Source | Problem,
     device: Device | str | os.PathLike[str] | None = None,
     *,
     time_limit: float | None = None,
@@ -177,7 +161,8 @@ def plan(
     """The best plan, verified.
 
     Args:
-        net: a Network, a name of the zoo, a path to a spec, or a Problem (then nothing else but
+        net: a Network or what an importer gave, a name of the zoo, a path to a spec or an ONNX file,
+            ``package.module:function``, or a Problem (then nothing else but
             limits may be given).
         device: a preset's name, a path to a TOML file, a Device, or None for plain budgets.
         time_limit: wall-clock seconds; None searches until the optimum is proven.

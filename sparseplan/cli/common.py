@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,11 +13,13 @@ from typing import Any
 
 from sparseplan import api
 from sparseplan.device import custom, load_device
-from sparseplan.errors import ProblemError, near
+from sparseplan.errors import NetworkError, ProblemError, near
+from sparseplan.importers import Imported
 from sparseplan.network import Network
 from sparseplan.problem import SAVINGS, Problem, resolve_choices
 from sparseplan.run.schedules import DROPS, LrSchedule
 from sparseplan.run.settings import EarlyStopping, TrainSettings
+from sparseplan.sources import imported
 from sparseplan.tasks import Task, get_task
 from sparseplan.value import VALUES, get_value
 from sparseplan.value.units import Unit, units_of
@@ -60,9 +63,47 @@ def fractions_of(text: str) -> tuple[float, ...]:
         raise ProblemError(f"fractions={text!r} must be numbers such as 1/8,0.25,1") from None
 
 
+def origin_of(args: argparse.Namespace) -> Imported:
+    """What ``NET`` and the options beside it name; what the importer has to say goes to stderr."""
+    known: Imported | None = getattr(args, "_origin", None)
+    if known is None:
+        progress(f"reading {args.network}")
+        known = imported(args.network, shapes=dict(map(_shape, args.shape)), fixed=dict(map(_fixed, args.fix)),
+                         outputs=args.output)  # fmt: skip
+        progress_end()
+        for note in known.notes:
+            print(f"note: {note}", file=sys.stderr)
+        args._origin = known
+    return known
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, equals, extents = text.rpartition("=")
+    parts = [p.strip() for p in extents.replace("x", ",").split(",")]
+    if not equals or not all(p.isascii() and p.isdigit() and 0 < int(p[:12]) < 2**31 for p in parts):
+        raise NetworkError(f"shape={text!r} must be INPUT=N,C,H,W with whole numbers above 0, such as image=1,3,48,48")
+    return name, tuple(map(int, parts))
+
+
+def _fixed(text: str) -> tuple[str, float | int]:
+    name, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not equals or not math.isfinite(value):
+        raise NetworkError(f"fix={text!r} must be INPUT=NUMBER, such as sr=16000")
+    return name, int(value) if value.is_integer() else value
+
+
 def weights_of(args: argparse.Namespace, network: Network) -> Any:
-    """The parameters that ``--weights`` names, or the zoo's pretrained ones."""
-    return read_weights(args.weights, network) if args.weights else pretrained(network)
+    """The parameters that ``--weights`` names, or the imported ones, or the zoo's pretrained ones."""
+    if args.weights:
+        return read_weights(args.weights, network)
+    origin: Imported | None = getattr(args, "_origin", None)
+    if origin is not None and origin.weights and origin.network is network:
+        return dict(origin.weights)
+    return pretrained(network)
 
 
 def task_of(args: argparse.Namespace) -> Task:
@@ -132,7 +173,7 @@ def savings_of(text: str) -> tuple[str, ...]:
 
 def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
     """The problem that the arguments of ``plan`` state."""
-    network = api.network(args.network)
+    network = origin_of(args).network
     if need_budget and args.device is None and args.l2 is None:
         raise ProblemError("device=None and l2=None: give --device (see `sparseplan devices`) or --l2, such as 600kB")
     options = {name: getattr(args, name) for name in (

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from sparseplan.cli import comparing, planning, show, timing, training
+from sparseplan.cli import comparing, moving, planning, show, timing, training
 from sparseplan.cli.common import Handler
 from sparseplan.problem import INT8_PRICE, SAVINGS
 from sparseplan.run.schedules import SCHEDULES
@@ -42,6 +42,25 @@ def parser() -> argparse.ArgumentParser:
     _network_argument(sub)
     sub.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16 (default %(default)s)")
     sub.add_argument("--batch", type=_positive, default=1, help="samples at once (default %(default)s)")
+
+    sub = command("import", "Read a network from an ONNX file or a PyTorch module; write it as a spec.", moving.import_)
+    _network_argument(sub)
+    sub.add_argument("-o", "--out", metavar="FILE", help="write the network's spec as JSON")
+    sub.add_argument("--weights-out", metavar="FILE", help="write its parameters as npz")
+
+    sub = command("export", "Write a plan as C99 sources, as a PyTorch recipe, or as JSON.", moving.export)
+    sub.add_argument("plan", help="plan file")
+    sub.add_argument("--to", required=True, choices=moving.TARGETS, help="what to write")
+    sub.add_argument("-o", "--out", metavar="PATH", required=True, help="a folder for c, a file for torch and json")
+    sub.add_argument("--name", default="sparseplan", help="prefix of C names and files (default %(default)s)")
+    sub.add_argument(
+        "--weights", help="npz of parameters for c (default: the zoo's pretrained ones, or drawn from --seed)"
+    )
+    sub.add_argument("--lr", type=float, default=0.01, help="learning rate in c (default %(default)s)")
+    sub.add_argument("--seed", type=_seed, default=0)
+
+    sub = command("schema", "Print the JSON schema of plan files or network specs.", moving.schema)
+    sub.add_argument("of", choices=("plan", "network"))
 
     sub = command("plan", "Find the best update set and memory map within a device's budgets.", planning.plan)
     _network_argument(sub)
@@ -108,7 +127,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _network_argument(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("network", metavar="NET", help="a name of the zoo (see `sparseplan networks`) or a spec file")
+    sub.add_argument("network", metavar="NET",
+                     help="a name of the zoo (see `sparseplan networks`), a spec (.json), an ONNX file (.onnx), or "
+                          "package.module:function that returns a PyTorch module and an example input")  # fmt: skip
+    sub.add_argument("--shape", action="append", default=[], metavar="INPUT=N,C,H,W",
+                     help="shape of an input that an ONNX file leaves open (repeatable)")  # fmt: skip
+    sub.add_argument("--fix", action="append", default=[], metavar="INPUT=NUMBER",
+                     help="make an input of an ONNX file a constant, such as sr=16000 (repeatable)")  # fmt: skip
+    sub.add_argument("--output", action="append", default=[], metavar="TENSOR",
+                     help="the tensor that the loss is on (default: the file's first output; repeatable)")  # fmt: skip
 
 
 def _plan_arguments(sub: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from sparseplan.baselines import baselines
 from sparseplan.cli import comparing, timing
 from sparseplan.cli.common import (
     named_units,
+    origin_of,
     problem_of,
     progress,
     progress_end,
@@ -162,7 +163,7 @@ def self_test(args: argparse.Namespace) -> int:
     """The theorems on a network."""
     from sparseplan.testing import selftest  # hypothesis is an extra
 
-    result = selftest(api.network(args.network), seed=args.seed, seconds=args.seconds, progress=progress)
+    result = selftest(origin_of(args).network, seed=args.seed, seconds=args.seconds, progress=progress)
     progress_end()
     rows = [{"theorem": r.theorem, "cases": r.cases, "outcome": r.outcome, "detail": r.detail} for r in result.rows]
     show(args, {"passed": result.passed, "rows": rows}, result.text())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from sparseplan import api, report, zoo
-from sparseplan.cli.common import show
+from sparseplan import report, zoo
+from sparseplan.cli.common import origin_of, show
 from sparseplan.device import load_device, presets
 from sparseplan.inspection import inspect_rows
 from sparseplan.rates import tables_to_data
@@ -56,7 +56,7 @@ def _size(levels: dict[str, int | None], name: str) -> str:
 
 def inspect(args: argparse.Namespace) -> int:
     """Costs of a network's ops."""
-    net = api.network(args.network)
+    net = origin_of(args).network
     show(args, inspect_rows(net, args.dtype, args.batch) if args.json else None,
            "" if args.json else report.inspect_text(net, args.dtype, args.batch))  # fmt: skip
     return 0

@@ -6,13 +6,13 @@ import argparse
 import json
 from dataclasses import replace
 
-from sparseplan import api
 from sparseplan.check import CheckReport
 from sparseplan.check import check as check_sets
 from sparseplan.cli.common import (
     fractions_of,
     measured,
     named_units,
+    origin_of,
     progress,
     progress_end,
     show,
@@ -77,7 +77,7 @@ def _arena_settings(args: argparse.Namespace, plan: Plan, task: Task) -> TrainSe
 def value(args: argparse.Namespace) -> int:
     """Measure values, by a formula or by training, and write them."""
     writable(args.out)
-    net = api.network(args.network)
+    net = origin_of(args).network
     if args.by != "contribution":
         if args.by not in VALUES:
             raise ProblemError(f"by={args.by!r} is unknown{near(args.by, ['contribution', *VALUES])}")

@@ -20,6 +20,7 @@ def onnx(
     path: str | os.PathLike[str],
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> Imported:
     """The network of an ONNX file (opset 11 or later), read for one sample.
@@ -28,6 +29,8 @@ def onnx(
         path: of the model; external data are read from its folder alone.
         shapes: input name to its shape, batch axis included, for inputs whose extents the file leaves open
             (an open leading axis is the batch, and taken as 1).
+        fixed: input name to the number or array that it always is (a sampling rate that switches branches, say);
+            it is an input no longer.
         outputs: names of tensors that are the network's outputs, the loss's first (default: the graph's).
 
     Raises:
@@ -37,7 +40,7 @@ def onnx(
     """
     from sparseplan.importers.onnxfile import read_onnx
 
-    return read_onnx(path, shapes=shapes, outputs=outputs)
+    return read_onnx(path, shapes=shapes, fixed=fixed, outputs=outputs)
 
 
 def torch(module: Module, example_input: Any, *, name: str | None = None) -> Imported:
