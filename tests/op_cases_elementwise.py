@@ -46,6 +46,36 @@ def _nothing(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
     return {}
 
 
+def _spread(draw: st.DrawFn, kind: str, shape: tuple[int, ...], batch: int, seed: int) -> Case:
+    """Inputs of one shape, and some with extents of 1; no two entries of two inputs are equal."""
+    count = draw(st.integers(2, 4)) if kind == "add" else 2
+    equal = draw(st.booleans())
+    parts = [shape if equal else tuple(1 if draw(st.booleans()) else n for n in shape) for _ in range(count)]
+    c = case(kind, parts, batch, seed)
+    if kind == "div":
+        return dataclasses.replace(c, x=[c.x[0], np.where(np.abs(c.x[1]) < 0.5, c.x[1] + 2, c.x[1])])
+    return dataclasses.replace(c, x=[x + 0.03 * i for i, x in enumerate(c.x)])
+
+
+def _weight(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    rank = draw(st.integers(0, len(shape)))
+    return {"shape": tuple(1 if draw(st.booleans()) else n for n in shape[len(shape) - rank :])}
+
+
+def _axes(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    rank = len(shape)
+    axes = draw(st.lists(st.integers(0, rank - 1), min_size=1, max_size=rank, unique=True))
+    return {"axes": tuple(a - draw(st.sampled_from([0, rank])) for a in axes), "keepdims": draw(st.booleans())}
+
+
+def _expand(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"shape": tuple(draw(_extent) if n == 1 else n for n in shape)}
+
+
+def _tile(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"repeats": tuple(draw(st.integers(1, 3)) for _ in shape)}
+
+
 #: ops of one input of any shape
 ALONE: dict[str, Attrs] = {
     "transpose": lambda draw, shape: {"perm": tuple(draw(st.permutations(range(len(shape)))))},
@@ -59,15 +89,21 @@ ALONE: dict[str, Attrs] = {
     "celu": lambda draw, shape: {"alpha": draw(st.sampled_from([1.0, 0.5, 2.0]))},
     "power": lambda draw, shape: {"exponent": draw(st.sampled_from([2, 0.5, -1.5, 0, 1, 3.0]))},
     "scale_shift": lambda draw, shape: draw(st.sampled_from([{}, {"scale": -0.5}, {"scale": 2, "shift": 1.5}])),
+    **dict.fromkeys(("param_add", "param_mul"), _weight),
+    **dict.fromkeys(("mean", "sum", "amax", "amin"), _axes),
+    "expand": _expand,
+    "tile": _tile,
     **dict.fromkeys(
         ("silu", "selu", "softplus", "softsign", "mish", "exp", "log", "sqrt", "reciprocal", "neg", "abs", "erf", "sin",
          "cos", "square", "floor", "ceil", "round", "sign"),
         _nothing,
     ),
 }  # fmt: skip
+#: ops of inputs whose extents of 1 are spread
+SPREAD = ("add", "sub", "mul", "div", "maximum", "minimum")
 #: ops of positive numbers alone
 POSITIVE = ("log", "sqrt", "power")
-CASES = {*ALONE}
+CASES = {*ALONE, *SPREAD}
 
 
 @st.composite
@@ -75,6 +111,8 @@ def elementwise(draw: st.DrawFn, kind: str) -> Case:
     """Cases of one of ``CASES``."""
     batch, seed = draw(st.integers(1, 3)), draw(st.integers(0, 99))
     shape = draw(_shapes)
+    if kind in SPREAD:
+        return _spread(draw, kind, shape, batch, seed)
     c = case(kind, [shape], batch, seed, **ALONE[kind](draw, shape))
     if kind in POSITIVE:
         return dataclasses.replace(c, x=[np.abs(x) for x in c.x])

@@ -79,7 +79,8 @@ def test_output_shapes(kind: str, shapes: list[tuple[int, ...]], attrs: dict[str
         ("upsample", IMAGE, {"scale": 2, "mode": "bicubic"}, r"mode='bicubic' is unknown; .*bilinear"),
         ("concat", [(4, 8, 8), (4, 8, 7)], {}, r"inputs have shapes .* they may differ along axis=0 only"),
         ("concat", [(4,)], {"axis": 1}, r"axis=1 is beyond the 1 axes"),
-        ("add", [(4, 8, 8), (4, 1, 1)], {}, r"add takes equal ones"),
+        ("add", [(4, 8, 8), (4, 2, 1)], {}, r"add takes equal ones, or extents of 1 to spread"),
+        ("add", [(4, 8, 8), (8, 8)], {}, r"add takes equal ones"),
         ("add", IMAGE, {}, r"1 inputs given, add takes 2 or more"),
         ("mul", [(4, 8, 8), (4, 2, 1)], {}, r"mul takes equal ones, or extents of 1 to spread"),
         ("relu", [(4,), (4,)], {}, r"2 inputs given, relu takes 1"),
@@ -111,3 +112,12 @@ def test_products_in_place_only_where_nothing_is_spread() -> None:
     assert mul.inplace(resolved("mul", [(4, 8, 8), (4, 1, 1)])) == ()
     assert not mul.inplace_grad(resolved("mul", [(4, 8, 8), (4, 1, 1)]), 0)
     assert op_def("add").inplace(resolved("add", IMAGE * 3)) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ["add", "sub", "div", "maximum", "minimum"])
+def test_only_what_is_not_spread_is_overwritten(kind: str) -> None:
+    info = resolved(kind, [(4, 1, 1), (4, 8, 8)])
+    assert op_def(kind).inplace(info) == (1,)
+    assert not op_def(kind).inplace_grad(info, 0)
+    assert op_def(kind).inplace_grad(info, 1)
+    assert op_def(kind).inplace(resolved(kind, [(4, 1, 8), (4, 8, 1)])) == ()

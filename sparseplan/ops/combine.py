@@ -23,47 +23,29 @@ from sparseplan.ops.base import (
     need,
     register,
 )
+from sparseplan.ops.spread import Spread
 
 
 @register
-class Add(OpDef):
-    """Sum of two or more inputs of one shape; every gradient is ``dy`` itself."""
+class Add(Spread):
+    """Sum of two or more inputs; an extent of 1 is spread over the others'. Every gradient is ``dy``, summed
+    over what was spread."""
 
     kind = "add"
     arity = (2, None)
-    partial_input = True
-
-    def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
-        if len(set(inputs)) > 1:
-            raise OpError(f"inputs have shapes {list(inputs)}; add takes equal ones")
-        return inputs[0]
-
-    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
-        return Stripe(((lo, hi),) * len(info.inputs), info.attrs)
-
-    def inplace(self, info: OpInfo) -> tuple[int, ...]:
-        return tuple(range(len(info.inputs)))
-
-    def inplace_grad(self, info: OpInfo, slot: int) -> bool:
-        return True
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         y: Array = x[0] + x[1]
         for other in x[2:]:
-            y += other
+            y = y + other
         return y
 
-    def grad_input(
-        self,
-        info: OpInfo,
-        slot: int,
-        dy: Array,
-        saved: Mapping[str, Array],
-        channels: tuple[int, int] | None = None,
-    ) -> Array:
-        return dy.copy() if channels is None else dy[:, channels[0] : channels[1]].copy()
+    def _term(self, slot: int, dy: Array, saved: Mapping[str, Array]) -> Array:
+        return dy.copy()
 
     def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:
+        if len({*info.inputs}) > 1:
+            return super().tile_space(info, pass_)
         whole = (Dim("n", info.out_elements),)
         if pass_ == "forward":
             ins = tuple(Operand(f"x{i}", whole) for i in range(len(info.inputs)))
@@ -74,30 +56,18 @@ class Add(OpDef):
 
 
 @register
-class Mul(OpDef):
+class Mul(Spread):
     """Product of two inputs of equal rank; an extent of 1 is spread over the other's (squeeze and
     excite: ``(C, 1, 1)`` with ``(C, H, W)``). The gradient of one input needs the other."""
 
     kind = "mul"
     arity = (2, 2)
-    partial_input = True
-
-    def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
-        a, b = inputs
-        if len(a) != len(b) or any(m != n and 1 not in (m, n) for m, n in zip(a, b, strict=False)):
-            raise OpError(f"inputs have shapes {list(inputs)}; mul takes equal ones, or extents of 1 to spread")
-        return tuple(max(m, n) for m, n in zip(a, b, strict=True))
 
     def macs(self, info: OpInfo, pass_: str) -> int:
         return info.out_elements
 
     def needs_for_input(self, info: OpInfo, slot: int) -> Alternatives:
         return need(f"x{1 - slot}")
-
-    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
-        # what is spread over all rows is read in whole by every stripe
-        rows = tuple((lo, hi) if shape[1] == info.output[1] else None for shape in info.inputs)
-        return Stripe(rows, info.attrs)
 
     def inplace(self, info: OpInfo) -> tuple[int, ...]:
         return (0, 1) if info.inputs[0] == info.inputs[1] else ()
@@ -108,39 +78,8 @@ class Mul(OpDef):
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         return x[0] * x[1]
 
-    def grad_input(
-        self,
-        info: OpInfo,
-        slot: int,
-        dy: Array,
-        saved: Mapping[str, Array],
-        channels: tuple[int, int] | None = None,
-    ) -> Array:
-        other = saved[f"x{1 - slot}"]
-        if channels is not None and info.inputs[slot][0] == info.output[0]:
-            cut = slice(*channels)
-            dy, other = dy[:, cut], other if info.inputs[1 - slot][0] != info.output[0] else other[:, cut]
-        dx = dy * other
-        spread = tuple(i + 1 for i, (m, n) in enumerate(zip(info.inputs[slot], info.output, strict=True)) if m != n)
-        return dx.sum(axis=spread, keepdims=True) if spread else dx
-
-    def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:
-        axes = tuple((f"a{i}", n) for i, n in enumerate(info.output))
-
-        def dims(shape: Shape) -> tuple[Dim, ...]:
-            return tuple(
-                Dim(f"a{i}", m) if m == n else Dim(None, 1)
-                for i, (m, n) in enumerate(zip(shape, info.output, strict=True))
-            )
-
-        if pass_ == "forward":
-            operands = tuple(Operand(f"x{i}", dims(s)) for i, s in enumerate(info.inputs))
-            made = Operand("y", dims(info.output), "out")
-        else:
-            slot = int(pass_[1:])
-            operands = (Operand("dy", dims(info.output)), Operand(f"x{1 - slot}", dims(info.inputs[1 - slot])))
-            made = Operand("dx", dims(info.inputs[slot]), "out")
-        return TileSpace(axes, (*operands, made), self.macs(info, pass_))
+    def _term(self, slot: int, dy: Array, saved: Mapping[str, Array]) -> Array:
+        return dy * saved[f"x{1 - slot}"]
 
 
 @register

@@ -154,10 +154,7 @@ def _apart(info: OpInfo) -> dict[str, Any]:
 
 # -- which rows of input ``slot`` output row ``y`` reads, by kind ------------------------------------------
 def _same(info: OpInfo, slot: int, y: int) -> Reads:
-    height = info.inputs[slot][1]
-    if height == info.output[1]:
-        return frozenset({("", y)})
-    return frozenset(("spread", r) for r in range(height))  # one row over all
+    return frozenset({("", y if info.inputs[slot][1] == info.output[1] else 0)})  # one row may be spread over all
 
 
 def _window(info: OpInfo, slot: int, y: int) -> Reads:
@@ -193,7 +190,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("exp", "log", "sqrt", "reciprocal", "neg", "abs", "erf", "sin", "cos", "square"), _same),
     **dict.fromkeys(("clip", "power", "scale_shift", "floor", "ceil", "round", "sign"), _same),
     **dict.fromkeys(("batch_norm", "prelu"), _same),
-    **dict.fromkeys(("add", "mul", "concat"), _same),
+    **dict.fromkeys(("add", "mul", "concat", "sub", "div", "maximum", "minimum", "param_add", "param_mul"), _same),
     **dict.fromkeys(("conv", "max_pool", "avg_pool"), _window),
     "conv_transpose": _transposed,
     "upsample": _upsampled,
