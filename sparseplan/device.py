@@ -299,6 +299,9 @@ def parse_device(text: str, where: str = "device") -> Device:
     Raises:
         DeviceError: not TOML, an unknown key (with near matches), a missing one, a wrong type.
     """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > _LONGEST_LINE:  # the parser takes quadratic time and memory on dotted keys
+            raise DeviceError(f"{where}: line {number} has {len(line):,} characters; at most {_LONGEST_LINE:,} are read")
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also an integer of too many digits
@@ -307,6 +310,10 @@ def parse_device(text: str, where: str = "device") -> Device:
         return _device(table)
     except DeviceError as error:
         raise DeviceError(f"{where}: {error}") from None
+
+
+#: characters of a line of a device file
+_LONGEST_LINE = 4096
 
 
 def _device(table: Mapping[str, Any]) -> Device:
