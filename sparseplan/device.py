@@ -313,7 +313,7 @@ def parse_device(text: str, where: str = "device") -> Device:
 
 
 #: characters of a line of a device file
-_LONGEST_LINE = 4096
+_LONGEST_LINE = 16_384
 
 
 def _device(table: Mapping[str, Any]) -> Device:

@@ -12,7 +12,6 @@ from op_cases import Case, case
 
 _extent = st.integers(1, 4)
 _shapes = st.lists(_extent, min_size=1, max_size=3).map(tuple)
-_images = st.tuples(_extent, _extent, _extent)
 
 #: attributes that fit an input of the given shape
 Attrs = Callable[[st.DrawFn, tuple[int, ...]], dict[str, Any]]
@@ -89,7 +88,7 @@ ALONE: dict[str, Attrs] = {
     "celu": lambda draw, shape: {"alpha": draw(st.sampled_from([1.0, 0.5, 2.0]))},
     "power": lambda draw, shape: {"exponent": draw(st.sampled_from([2, 0.5, -1.5, 0, 1, 3.0]))},
     "scale_shift": lambda draw, shape: draw(st.sampled_from([{}, {"scale": -0.5}, {"scale": 2, "shift": 1.5}])),
-    **dict.fromkeys(("param_add", "param_mul"), _weight),
+    **dict.fromkeys(("param_add", "param_mul", "const_add", "const_mul"), _weight),
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _axes),
     "expand": _expand,
     "tile": _tile,
@@ -103,7 +102,22 @@ ALONE: dict[str, Attrs] = {
 SPREAD = ("add", "sub", "mul", "div", "maximum", "minimum")
 #: ops of positive numbers alone
 POSITIVE = ("log", "sqrt", "power")
-CASES = {*ALONE, *SPREAD}
+CASES = {*ALONE, *SPREAD, "resize"}
+
+
+def _resize(draw: st.DrawFn, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Any size of images, by whole and broken ratios."""
+    attrs: dict[str, Any] = {
+        "size": tuple(draw(st.integers(1, 9)) for _ in shape[1:]),
+        "mode": draw(st.sampled_from(["nearest", "linear", "cubic"])),
+        "coordinates": draw(st.sampled_from(["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"])),
+        "rounding": draw(st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])),
+    }
+    if draw(st.booleans()):
+        ratios = [draw(st.sampled_from([0.5, 0.7, 1.0, 1.3, 2.0])) for _ in shape[1:]]
+        attrs["scales"] = ",".join(map(str, ratios))
+        attrs["size"] = tuple(max(1, int(n * r)) for n, r in zip(shape[1:], ratios, strict=True))
+    return attrs
 
 
 @st.composite
@@ -111,6 +125,9 @@ def elementwise(draw: st.DrawFn, kind: str) -> Case:
     """Cases of one of ``CASES``."""
     batch, seed = draw(st.integers(1, 3)), draw(st.integers(0, 99))
     shape = draw(_shapes)
+    if kind == "resize":
+        image = (draw(_extent), draw(st.integers(1, 7)), draw(st.integers(1, 7)))
+        return case(kind, [image], batch, seed, **_resize(draw, image))
     if kind in SPREAD:
         return _spread(draw, kind, shape, batch, seed)
     c = case(kind, [shape], batch, seed, **ALONE[kind](draw, shape))

@@ -14,7 +14,7 @@ from sparseplan.ops import op_def
 KINDS = frozenset(
     (
         "layer_norm", "group_norm", "instance_norm", "batch_norm", "softmax", "log_softmax", "matmul", "embedding",
-        "prelu", "parameter", "conv1d", "conv_transpose1d", "max_pool1d", "avg_pool1d",
+        "prelu", "parameter", "constant", "conv1d", "conv_transpose1d", "max_pool1d", "avg_pool1d",
     )
 )  # fmt: skip
 
@@ -94,7 +94,7 @@ def _others(draw: st.DrawFn, kind: str) -> op_cases.Case:
         return dataclasses.replace(c, x=[np.random.default_rng(seed).integers(0, num, (batch, *shape), np.int32)])
     if kind == "prelu":
         return op_cases.case(kind, [shape], batch, seed, shared=draw(st.booleans()))
-    assert kind == "parameter"
+    assert kind in ("parameter", "constant")
     return op_cases.case(kind, [], batch, seed, shape=shape)
 
 
