@@ -14,7 +14,7 @@ from sparseplan.ops import OPS, op_def
 from sparseplan.ops.base import Dim, TileSpace
 
 #: ops whose outputs read windows (max_pool's nest is avg_pool's)
-WINDOWED = ["conv", "conv_transpose", "avg_pool", "upsample"]
+WINDOWED = ["conv", "conv_transpose", "avg_pool", "upsample", "resize"]
 
 
 def _reads(c: Case) -> tuple[np.ndarray, np.ndarray]:

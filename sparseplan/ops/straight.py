@@ -46,10 +46,8 @@ class _Sided(Unary):
         return self._backward(info, dy, kept if tag == "mask" else self._mask(info.attrs, kept))
 
 
-def _survives(limit: float | None) -> bool:
+def _survives(limit: float) -> bool:
     """Whether a limit is the same number in every dtype that the output may be stored in."""
-    if limit is None:
-        return True
     try:
         half: float = struct.unpack("<e", struct.pack("<e", limit))[0]
     except OverflowError:
@@ -70,18 +68,18 @@ class Clip(_Sided):
 
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
         full = super().complete_attrs(attrs)
-        low, high = (None if full[name] is None else number(name, full[name]) for name in ("low", "high"))
-        if low is None and high is None:
+        limits = {name: number(name, value) for name, value in full.items() if value is not None}
+        if not limits:
             raise OpError("low and high are both missing; give one at least")
-        if low is not None and high is not None and low >= high:
-            raise OpError(f"low={low} must be below high={high}")
-        return full | {"low": low, "high": high}
+        if len(limits) == 2 and limits["low"] >= limits["high"]:
+            raise OpError(f"low={limits['low']} must be below high={limits['high']}")
+        return limits
 
     def macs(self, info: OpInfo, pass_: str) -> int:
         return 0
 
     def _told_by_output(self, info: OpInfo) -> bool:
-        return _survives(info.attrs["low"]) and _survives(info.attrs["high"])
+        return all(map(_survives, info.attrs.values()))
 
     def aux(self, info: OpInfo) -> Mapping[str, Aux]:
         return {"mask": Aux(info.output, "bit", ("y", "x0") if self._told_by_output(info) else ("x0",))}
@@ -90,11 +88,11 @@ class Clip(_Sided):
         return either("mask", "y" if self._told_by_output(info) else "x0")
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
-        y: Array = np.clip(x[0], info.attrs["low"], info.attrs["high"])
+        y: Array = np.clip(x[0], info.attrs.get("low"), info.attrs.get("high"))
         return y
 
     def _mask(self, attrs: Mapping[str, Any], x: Array) -> Array:
-        low, high = attrs["low"], attrs["high"]
+        low, high = attrs.get("low"), attrs.get("high")
         if low is None:
             mask: Array = x < high
             return mask
