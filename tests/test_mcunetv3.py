@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparseplan import zoo
 from sparseplan.builder import NetworkBuilder
-from sparseplan.costs.mcunetv3 import Scheme, account, convolutions
+from sparseplan.costs.mcunetv3 import Scheme, account, best_scheme, convolutions
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network
 
@@ -80,3 +83,52 @@ def test_bad_schemes() -> None:
         account(network, Scheme(0, {2: 1.0}))
     with pytest.raises(ProblemError, match="ends in relu 'disparity'; the accounting needs a linear"):
         account(zoo.upydnet(), Scheme(0))
+
+
+def deeper() -> Network:
+    net = NetworkBuilder("deeper")
+    x = net.input("image", (4, 6, 6))
+    for i, (channels, groups) in enumerate([(8, 1), (8, 8), (4, 1)]):
+        x = net.op("relu6", net.conv(x, channels, 3, padding=1, name=f"c{i}", groups=groups))
+    return net.build(net.linear(net.op("flatten", net.op("global_avg_pool", x)), 3, name="head"))
+
+
+GAINS = st.dictionaries(st.sampled_from([0.25, 0.5, 1.0]), st.integers(-3, 20).map(float), max_size=3)
+
+
+@given(
+    gains=st.fixed_dictionaries(dict.fromkeys(range(3), GAINS)),
+    biases=st.dictionaries(st.integers(0, 2), st.integers(-4, 9).map(float)),
+    budget=st.integers(0, 12_000),
+    least=st.integers(0, 3),
+)
+def test_the_best_scheme_is_that_of_brute_force(
+    gains: dict[int, dict[float, float]], biases: dict[int, float], budget: int, least: int
+) -> None:
+    network = deeper()
+    worth: list[float] = []
+    for k in range(least, 4):
+        last = range(3 - k, 3)
+        for ratios in itertools.product(*([None, *gains[i]] for i in last)):
+            chosen = {i: r for i, r in zip(last, ratios, strict=True) if r is not None}
+            if account(network, Scheme(k, chosen)).total_bits <= budget:
+                worth.append(sum(gains[i][r] for i, r in chosen.items()) + sum(biases.get(i, 0.0) for i in last))
+    found = best_scheme(network, budget, gains, biases, least)
+    if found is None:
+        assert not worth
+        return
+    scheme, value = found
+    assert account(network, scheme).total_bits <= budget
+    assert all(i >= 3 - scheme.biases for i in scheme.weights)
+    assert scheme.biases >= least
+    gain = sum(gains[i][r] for i, r in scheme.weights.items())
+    assert value == gain + sum(biases.get(i, 0.0) for i in range(3 - scheme.biases, 3)) == max(worth)
+
+
+def test_bad_gains() -> None:
+    with pytest.raises(ProblemError, match="has convolutions 0 to 2, not 7"):
+        best_scheme(deeper(), 10_000, {7: {1.0: 1.0}})
+    with pytest.raises(ProblemError, match=r"weights\[1\]=2.0 must be a ratio"):
+        best_scheme(deeper(), 10_000, {1: {2.0: 1.0}})
+    with pytest.raises(ProblemError, match="biases=4: network 'deeper' has 3 convolutions"):
+        best_scheme(deeper(), 10_000, {}, least_biases=4)

@@ -15,9 +15,12 @@ gradients: ``plan`` counts those. Convolutions are numbered from input to output
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
 
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network, Op
@@ -118,16 +121,102 @@ def account(network: Network, scheme: Scheme) -> Account:
         ProblemError: a convolution that does not exist, or a network without a linear classifier at its end.
     """
     found = convolutions(network)
-    if scheme.biases > len(found):
-        raise ProblemError(f"biases={scheme.biases}: network {network.name!r} has {len(found)} convolutions")
-    for i in scheme.weights:
-        if i >= len(found):
-            raise ProblemError(f"weights: network {network.name!r} has convolutions 0 to {len(found) - 1}, not {i}")
-    head = network.producer[network.outputs[0]]
-    if head.kind != "linear":
-        raise ProblemError(f"network {network.name!r} ends in {head.kind} {head.name!r}; the accounting needs a linear")
+    _check(network, len(found), scheme.biases, scheme.weights)
     weights = sum(found[i].weight_bits(r) for i, r in scheme.weights.items())
     inputs = sum(found[i].input_bits(r) for i, r in scheme.weights.items())
     last = found[len(found) - scheme.biases :]
-    features = network.tensor[head.inputs[0]].elements * WEIGHT_BITS
-    return Account(weights + sum(c.bias_bits for c in last), features + inputs + sum(c.output for c in last))
+    saved = _features(network) + inputs + sum(c.output for c in last)
+    return Account(weights + sum(c.bias_bits for c in last), saved)
+
+
+def _check(network: Network, count: int, biases: int, weights: Iterable[int]) -> None:
+    if biases > count:
+        raise ProblemError(f"biases={biases}: network {network.name!r} has {count} convolutions")
+    for i in weights:
+        if i >= count:
+            raise ProblemError(f"weights: network {network.name!r} has convolutions 0 to {count - 1}, not {i}")
+
+
+def _features(network: Network) -> int:
+    """Bits of the classifier's input."""
+    head = network.producer[network.outputs[0]]
+    if head.kind != "linear":
+        raise ProblemError(f"network {network.name!r} ends in {head.kind} {head.name!r}; the accounting needs a linear")
+    return network.tensor[head.inputs[0]].elements * WEIGHT_BITS
+
+
+def best_scheme(
+    network: Network,
+    budget_bits: int,
+    weight_gains: Mapping[int, Mapping[float, float]],
+    bias_gains: Mapping[int, float] | None = None,
+    least_biases: int = 0,
+) -> tuple[Scheme, float] | None:
+    """The scheme of largest summed gain within a budget of this accounting, and its gain; exact.
+
+    A weight is updated only among the convolutions whose biases are, as in MCUNetV3. A dynamic
+    program over bits: with each further bias, that convolution's weight joins those that may be
+    chosen, at one of its ratios or not at all.
+
+    Args:
+        weight_gains: number of a convolution to ratio to gain.
+        bias_gains: number of a convolution to what its bias adds; 0 where absent.
+        least_biases: biases that have to be updated.
+
+    Returns:
+        None where not even ``least_biases`` fit.
+
+    Raises:
+        ProblemError: see ``account`` and ``Scheme``.
+    """
+    found = convolutions(network)
+    for i, table in weight_gains.items():
+        for ratio in table:
+            Scheme(least_biases, {i: ratio})  # raises what is wrong with either
+    _check(network, len(found), least_biases, (*weight_gains, *(bias_gains or {})))
+    options = {
+        i: [(c.weight_bits(r) + c.input_bits(r), gain, r) for r, gain in sorted(weight_gains.get(i, {}).items())]
+        for i, c in enumerate(found)
+    }
+    unit = math.gcd(*(cost for rows in options.values() for cost, *_ in rows)) or 1
+    fixed, gained = _features(network), 0.0
+    best = np.zeros(max(0, (budget_bits - fixed) // unit) + 1)  # by units of weights: the most they gain
+    picks: dict[int, npt.NDArray[np.uint8]] = {}
+    winner: tuple[float, int, int] | None = None  # gain, biases, units for weights
+    for biases in range(len(found) + 1):
+        if biases:
+            i = len(found) - biases
+            fixed += found[i].bias_bits + found[i].output
+            gained += (bias_gains or {}).get(i, 0.0)
+            best, picks[i] = _widen(best, [(cost // unit, gain) for cost, gain, _ in options[i]])
+        room = (budget_bits - fixed) // unit
+        if room < 0:
+            break
+        total = float(best[room]) + gained
+        if biases >= least_biases and (winner is None or total > winner[0]):
+            winner = (total, biases, room)
+    if winner is None:
+        return None
+    total, biases, room = winner
+    weights: dict[int, float] = {}
+    for i in range(len(found) - biases, len(found)):
+        pick = int(picks[i][room])
+        if pick:
+            cost, _, weights[i] = options[i][pick - 1]
+            room -= cost // unit
+    return Scheme(biases, weights), total
+
+
+def _widen(
+    best: npt.NDArray[np.float64], options: Sequence[tuple[int, float]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+    """``best`` with one more thing to choose (cost, gain) or leave, and the choice made (0: none) at each capacity."""
+    result, pick = best.copy(), np.zeros(len(best), np.uint8)
+    for number, (cost, gain) in enumerate(options, start=1):
+        if cost >= len(best):
+            continue
+        there = best[: len(best) - cost] + gain
+        better = there > result[cost:]
+        result[cost:][better] = there[better]
+        pick[cost:][better] = number
+    return result, pick
