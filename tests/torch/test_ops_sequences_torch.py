@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,12 +25,18 @@ def _layer_norm(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
 
 
 def _group_norm(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
-    return F.group_norm(x[0], c.info.attrs["groups"], p.get("weight"), p.get("bias"), c.info.attrs["eps"])
-
-
-def _instance_norm(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
-    # PyTorch's refuses one pixel a channel, a group norm of as many groups as channels does not
-    return F.group_norm(x[0], c.info.output[0], p.get("weight"), p.get("bias"), c.info.attrs["eps"])
+    groups, channels = c.info.attrs.get("groups", c.info.output[0]), c.info.output[0]
+    if math.prod(c.info.output[1:]) > 1:
+        weight = p.get("weight", torch.ones(channels, dtype=x[0].dtype))  # it takes no bias alone
+        return F.group_norm(x[0], groups, weight, p.get("bias"), c.info.attrs["eps"])
+    # PyTorch's refuses a single pixel a channel
+    rows = x[0].reshape(len(x[0]), groups, -1)
+    y = F.layer_norm(rows, rows.shape[-1:], eps=c.info.attrs["eps"]).reshape(x[0].shape)
+    weight, bias = (
+        p[slot].reshape(channels, *[1] * (y.ndim - 2)) if slot in p else None for slot in ("weight", "bias")
+    )
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def _batch_norm(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
@@ -78,7 +85,7 @@ def _avg_pool(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
 ORACLES: dict[str, Callable[[Case, list[Any], dict[str, Any]], Any]] = {
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
-    "instance_norm": _instance_norm,
+    "instance_norm": _group_norm,
     "batch_norm": _batch_norm,
     "softmax": _softmax,
     "log_softmax": _softmax,
@@ -86,6 +93,7 @@ ORACLES: dict[str, Callable[[Case, list[Any], dict[str, Any]], Any]] = {
     "embedding": lambda c, x, p: F.embedding(x[0], p["weight"]),
     "prelu": lambda c, x, p: F.prelu(x[0], p["weight"]),
     "parameter": lambda c, x, p: p["weight"].expand(len(c.dy), *c.info.output),
+    "constant": lambda c, x, p: p["weight"].expand(len(c.dy), *c.info.output),
     "conv1d": _conv,
     "conv_transpose1d": _conv_transpose,
     "max_pool1d": _max_pool,

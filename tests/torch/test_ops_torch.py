@@ -10,6 +10,8 @@ import pytest
 
 # of torch.nn, as this folder could itself pass for a package named torch
 pytest.importorskip("torch.nn", reason="PyTorch is not installed")
+import op_cases_elementwise
+import op_cases_sequences
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -81,7 +83,7 @@ ORACLES: dict[str, Callable[[Case, list[Any], dict[str, Any]], Any]] = {
     "sigmoid": lambda c, x, p: torch.sigmoid(x[0]),
     "tanh": lambda c, x, p: torch.tanh(x[0]),
     "hardswish": lambda c, x, p: F.hardswish(x[0]),
-    "add": lambda c, x, p: torch.stack(x).sum(0),
+    "add": lambda c, x, p: sum(x[1:], x[0]),
     "mul": lambda c, x, p: x[0] * x[1],
     "concat": lambda c, x, p: torch.cat(x, c.info.attrs["axis"] + 1),
     "flatten": lambda c, x, p: x[0].flatten(1),
@@ -110,7 +112,8 @@ def _compare(c: Case) -> None:
 
 
 def test_every_op_has_an_oracle() -> None:
-    assert set(ORACLES) == set(OPS)
+    elsewhere = op_cases_sequences.KINDS | set(op_cases_elementwise.CASES) | {"opaque"}
+    assert not set(OPS) - set(ORACLES) - elsewhere
 
 
 @pytest.mark.parametrize("kind", sorted(ORACLES))
