@@ -45,6 +45,10 @@ class OutputError(SparseplanError):
     """A file cannot be written where it was asked for."""
 
 
+class ExportError(SparseplanError):
+    """A plan holds something that an exporter has no equivalent for."""
+
+
 class MissingExtraError(SparseplanError):
     """An optional dependency is needed and absent."""
 
