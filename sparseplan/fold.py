@@ -13,7 +13,8 @@ from sparseplan.errors import DataError
 from sparseplan.network import Network, Op, Tensor
 from sparseplan.ops.base import Array, resolve
 
-_FOLDABLE = ("conv", "conv_transpose", "linear")
+_FOLDABLE = ("conv", "conv_transpose", "conv1d", "conv_transpose1d", "linear")
+_FOLDED = ("affine", "batch_norm")
 
 
 def batchnorm_affine(
@@ -43,17 +44,17 @@ def batchnorm_affine(
 
 
 def fold_affine(network: Network, parameters: Mapping[str, Array]) -> tuple[Network, dict[str, Array]]:
-    """The same function with fewer ops: affines folded into what comes before.
+    """The same function with fewer ops: affines and batch-norms folded into what comes before.
 
-    An affine goes into the convolution, transposed convolution or linear layer (of one axis) that
-    makes its input, if nothing else reads that, it is no output of the network, and no other op uses
-    a parameter of either. The layer
+    An affine (or batch-norm, which is one) goes into the convolution, transposed convolution (of
+    images or sequences) or linear layer (of one axis) that makes its input, if nothing else reads
+    that, it is no output of the network, and no other op uses a parameter of either. The layer
     keeps its name and its parameters' names, makes the affine's output, and gains a bias where it
     had none and needs one (``<op>.bias``, or the first free name after it). Products are taken in
     float64 and stored in the dtype of the layer's weight.
 
     Raises:
-        DataError: ``parameters`` are not the network's.
+        DataError: ``parameters`` are not the network's, or a variance is not positive.
     """
     check_parameters(network, parameters)
     arrays = {name: np.asarray(parameters[name]) for name in network.parameters}
@@ -65,7 +66,7 @@ def fold_affine(network: Network, parameters: Mapping[str, Array]) -> tuple[Netw
 def _next(network: Network) -> tuple[Op, Op] | None:
     """The first foldable affine, with the layer that takes it."""
     for affine in network.ops:
-        if affine.kind != "affine":
+        if affine.kind not in _FOLDED:
             continue
         source = affine.inputs[0]
         layer = network.producer.get(source)
@@ -85,12 +86,12 @@ def _next(network: Network) -> tuple[Op, Op] | None:
 
 def _fold(network: Network, arrays: dict[str, Array], layer: Op, affine: Op) -> tuple[Network, dict[str, Array]]:
     info = resolve(network, layer)
-    scale = arrays[affine.params["weight"]].astype(np.float64)
+    scale, offset = _as_affine(network, affine, arrays)
     weight = arrays[layer.params["weight"]]
     wide = weight.astype(np.float64)
-    if layer.kind == "conv_transpose":
+    if layer.kind.startswith("conv_transpose"):
         groups = info.attrs["groups"]
-        wide = wide.reshape(groups, -1, *wide.shape[1:]) * scale.reshape(groups, 1, -1, 1, 1)
+        wide = wide.reshape(groups, -1, *wide.shape[1:]) * scale.reshape(groups, 1, -1, *(1,) * (wide.ndim - 2))
     else:
         wide = wide * scale.reshape(-1, *(1,) * (wide.ndim - 1))
     folded = dict(arrays)
@@ -99,12 +100,12 @@ def _fold(network: Network, arrays: dict[str, Array], layer: Op, affine: Op) -> 
     tensors = {t.name: t for t in network.tensors}
     for name in (*affine.params.values(), layer.output):
         del tensors[name]
-    if "bias" in layer.params or "bias" in affine.params:
+    if "bias" in layer.params or offset is not None:
         bias = np.zeros_like(scale)
         if "bias" in layer.params:
             bias += arrays[layer.params["bias"]] * scale
-        if "bias" in affine.params:
-            bias += arrays[affine.params["bias"]]
+        if offset is not None:
+            bias += offset
         if "bias" not in params:
             params["bias"] = _free(f"{layer.name}.bias", tensors)
             tensors[params["bias"]] = Tensor(params["bias"], scale.shape, "parameter")
@@ -116,6 +117,19 @@ def _fold(network: Network, arrays: dict[str, Array], layer: Op, affine: Op) -> 
     ]
     made = replace(network, tensors=tuple(tensors.values()), ops=tuple(ops))
     return made, {name: folded[name] for name in made.parameters}
+
+
+def _as_affine(network: Network, op: Op, arrays: Mapping[str, Array]) -> tuple[Array, Array | None]:
+    """Factor and offset of each channel that an affine or a batch-norm applies, in float64."""
+    given = {slot: arrays[p].astype(np.float64) for slot, p in op.params.items()}
+    if op.kind == "affine":
+        return given["weight"], given.get("bias")
+    spread = given["var"] + resolve(network, op).attrs["eps"]
+    if not (spread > 0).all():
+        at = int(np.flatnonzero(~(spread > 0))[0])
+        raise DataError(f"op {op.name!r}: var[{at}]={given['var'][at]} plus eps is not positive")
+    scale = given.get("weight", 1.0) / np.sqrt(spread)
+    return scale, given.get("bias", 0.0) - given["mean"] * scale
 
 
 def _free(name: str, taken: Mapping[str, Tensor]) -> str:

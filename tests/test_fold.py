@@ -14,7 +14,8 @@ from sparseplan.network import Network
 
 
 def _random(network: Network, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {p: rng.standard_normal(network.tensor[p].shape) for p in network.parameters}
+    drawn = {p: rng.standard_normal(network.tensor[p].shape) for p in network.parameters}
+    return {p: np.abs(a) + 0.1 if p.endswith(".var") else a for p, a in drawn.items()}
 
 
 def _check_same(network: Network, parameters: dict[str, np.ndarray], rng: np.random.Generator) -> Network:
@@ -40,6 +41,21 @@ def test_every_layer_takes_an_affine(bias: bool, offset: bool, rng: np.random.Ge
     assert [op.kind for op in folded.ops] == ["conv", "conv_transpose", "flatten", "linear"]
     assert folded.outputs == ("c.out",)
     assert ("conv0.bias" in folded.tensor) == (bias or offset)
+
+
+@pytest.mark.parametrize("slots", [("weight", "bias", "mean", "var"), ("bias", "mean", "var"), ("mean", "var")])
+def test_every_layer_takes_a_batch_norm(slots: tuple[str, ...], rng: np.random.Generator) -> None:
+    net = NetworkBuilder("n")
+    x = net.conv(net.input("x", (4, 1, 6)), 6, (1, 3), groups=2)
+    x = net.op("reshape", net.op("batch_norm", x, "a", slots), shape=(6, 4))
+    x = net.op("batch_norm", net.op("conv1d", x, kernel=2, out_channels=4, groups=2), "b", slots, eps=0.1)
+    x = net.op("conv_transpose1d", x, None, ("weight",), kernel=3, out_channels=6, stride=2, groups=2)
+    x = net.op("batch_norm", net.linear(net.op("flatten", net.op("batch_norm", x, "c", slots)), 5), "d", slots)
+    network = net.build(x)
+    folded = _check_same(network, _random(network, rng), rng)
+    assert [op.kind for op in folded.ops] == ["conv", "reshape", "conv1d", "conv_transpose1d", "flatten", "linear"]
+    with pytest.raises(DataError, match=r"op 'a': var\[0\]=-1\.0 plus eps is not positive"):
+        fold_affine(network, {p: -np.ones(network.tensor[p].shape) for p in network.parameters})
 
 
 def test_chains_fold_whole_and_new_names_are_free(rng: np.random.Generator) -> None:
