@@ -138,11 +138,14 @@ class Draft:
         self.layouts: dict[str, tuple[int, ...]] = {}
         self.notes: list[str] = []
         self._names: set[str] = set()
+        self._reserved: set[str] = set()
         self._views: dict[str, str] = {}
         self._seen: dict[tuple[str, Shape], str] = {}
         self._storage: dict[str, tuple[str, float | None]] = {}
         #: names for the ops to come, most wanted first; set by the importer before each node
         self.wanted: tuple[str, ...] = ()
+        #: where the ops to come belong (a module's path); begins the names of those whose wanted names are taken
+        self.scope = ""
 
     # -- names --------------------------------------------------------------------------------
     def note(self, text: str) -> None:
@@ -150,15 +153,22 @@ class Draft:
         if text not in self.notes:
             self.notes.append(text)
 
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names for parameters: no op, and no tensor that an op makes, is called so."""
+        self._reserved.update(map(clean, names))
+
+    def _taken(self, name: str) -> bool:
+        return name in self._names or not self._reserved.isdisjoint((name, f"{name}.out"))
+
     def free_name(self, *wanted: str) -> str:
         """The first of ``wanted`` that is free, or the last with a number."""
         for name in (clean(w) for w in wanted if w):
-            if name not in self._names:
+            if not self._taken(name):
                 self._names.add(name)
                 return name
         base = clean(next((w for w in reversed(wanted) if w), "op"))
         n = 2
-        while f"{base}.{n}" in self._names:
+        while self._taken(f"{base}.{n}"):
             n += 1
         self._names.add(f"{base}.{n}")
         return f"{base}.{n}"
@@ -176,13 +186,26 @@ class Draft:
         """Say how a tensor is stored."""
         self._storage[tensor] = (dtype, scale)
 
+    def stored(self, tensor: str) -> str | None:
+        """Storage type that was said of a tensor, or None."""
+        return self._storage.get(tensor, (None, None))[0]
+
     def op(self, kind: str, inputs: Sequence[str], params: Mapping[str, Known] | None = None, /, **attrs: Attr) -> str:
         """Append an op over tensors of the network; returns the tensor that it makes."""
         given = params or {}
         stems = [k.name.rpartition(".")[0] for k in given.values() if k.name and "." in k.name]
-        name = self.free_name(*stems[:1], *self.wanted, kind)
+        # a view that another op needs does not take that op's name
+        wanted = [f"{w}.view" for w in self.wanted] if kind == "reshape" else [*stems[:1], *self.wanted]
+        name = self.free_name(*wanted, f"{self.scope}.{kind}" if self.scope else kind)
         slots = {slot: self._parameter(k, f"{name}.{slot}") for slot, k in given.items()}
-        return self.net.op(kind, tuple(inputs), name, slots, **attrs)
+        made = self.net.op(kind, tuple(inputs), name, slots, **attrs)
+        for slot, parameter in slots.items():
+            if self.weights[parameter].shape != self.net.shape(parameter):
+                raise NetworkError(
+                    f"{slot} {parameter!r} has shape {self.weights[parameter].shape}, "
+                    f"expected {self.net.shape(parameter)}"
+                )
+        return made
 
     def _parameter(self, known: Known, otherwise: str) -> str:
         """Register a constant as a parameter; the same one again is shared."""
@@ -203,7 +226,8 @@ class Draft:
             self.note(f"parameter {known.name!r} is used in two forms; {name!r} is the second")
         self.weights[name] = array
         self._names.add(name)
-        if known.layout is not None and known.layout != tuple(range(array.ndim)):
+        # extents of 1 that came or went move nothing
+        if known.layout is not None and len(known.layout) == array.ndim and known.layout != tuple(range(array.ndim)):
             self.layouts[name] = known.layout
         return name
 
@@ -312,22 +336,27 @@ class Draft:
         tensor = self.full(x) if x.rank == 1 else x.tensor
         return self.wrap(self.op("linear", [tensor], params, out_features=outs), (*x.shape[:-1], outs))
 
-    def matmul(self, a: Made, b: Made) -> Made:
-        """Product of matrices on the last two axes, others spread."""
+    def matmul(self, a: Made, b: Made, transpose_b: bool = False) -> Made:
+        """Product of matrices on the last two axes, others spread; ``b`` may be given transposed."""
         if a.rank < 1 or b.rank < 1:
             raise NetworkError(f"shapes {a.shape} and {b.shape} are no matrices")
+        turned = transpose_b and b.rank > 1
         left, right = (1, *a.shape) if a.rank == 1 else a.shape, (*b.shape, 1) if b.rank == 1 else b.shape
+        wide_b = right
+        if turned:
+            right = (*right[:-2], right[-1], right[-2])
         if left[-1] != right[-2]:
             raise NetworkError(f"matrices {a.shape} and {b.shape} do not fit")
         lead = broadcast(left[:-2], right[:-2])
         drop = lead[:1] == (1,)
         rank = len(lead) + 2
         tensors = []
-        for value, shape in ((a, left), (b, right)):
+        for value, shape in ((a, left), (b, wide_b)):
             wide = (1,) * (rank - len(shape)) + shape
             tensors.append(self.view(value.tensor, wide[1:] if drop else wide))
         tail = ((left[-2],) if a.rank > 1 else ()) + ((right[-1],) if b.rank > 1 else ())
-        return self.wrap(self.op("matmul", tensors), (*lead, *tail))
+        attrs: dict[str, Attr] = {"transpose_b": True} if turned else {}
+        return self.wrap(self.op("matmul", tensors, None, **attrs), (*lead, *tail))
 
     def image(self, x: Made, spatial: int) -> str:
         """The tensor as (channels, *spatial) of one sample."""
