@@ -209,7 +209,7 @@ class Draft:
 
     def _parameter(self, known: Known, otherwise: str) -> str:
         """Register a constant as a parameter; the same one again is shared."""
-        array = np.ascontiguousarray(known.array, np.float32)
+        array = np.asarray(known.array, np.float32, order="C")
         if np.isnan(array).any():
             raise NetworkError(f"constant {known.name or otherwise!r} holds NaN; all entries must be finite")
         if np.isinf(array).any():
@@ -227,7 +227,12 @@ class Draft:
         self.weights[name] = array
         self._names.add(name)
         # extents of 1 that came or went move nothing
-        if known.layout is not None and len(known.layout) == array.ndim and known.layout != tuple(range(array.ndim)):
+        if (
+            known.name
+            and known.layout is not None
+            and len(known.layout) == array.ndim
+            and known.layout != tuple(range(array.ndim))
+        ):
             self.layouts[name] = known.layout
         return name
 
