@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sparseplan.errors import NetworkError, near
 from sparseplan.network import Network
+from sparseplan.zoo.cct import cct_2_3x2
 from sparseplan.zoo.classifiers import autoencoder, dscnn, mobilenetv1_025, resnet8
 from sparseplan.zoo.mcunetv3 import mbv2_w035, mcunet_5fps, proxyless_w03
 from sparseplan.zoo.mobilenetv2 import mobilenetv2, mobilenetv2_digits
@@ -22,6 +23,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "mbv2_w035": mbv2_w035,
     "mcunet_5fps": mcunet_5fps,
     "proxyless_w03": proxyless_w03,
+    "cct_2_3x2": cct_2_3x2,
 }
 
 
@@ -35,6 +37,7 @@ def get(name: str) -> Network:
 __all__ = [
     "NETWORKS",
     "autoencoder",
+    "cct_2_3x2",
     "dscnn",
     "get",
     "mbv2_w035",
