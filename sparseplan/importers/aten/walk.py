@@ -181,7 +181,7 @@ class Walk:
             if isinstance(t, torch.Tensor):
                 if not all(isinstance(n, int) for n in t.shape):
                     raise NetworkError(
-                        f"{self._where(node)}: its output's shape {tuple(t.shape)} depends on data; fix it in the module"
+                        f"{self._where(node)}: its output's shape {tuple(t.shape)} depends on data; make it constant"
                     )
                 found.append(tuple(int(n) for n in t.shape))
             elif t is not None:
