@@ -41,9 +41,8 @@ class Case:
         """Tags of one alternative to arrays, auxiliaries made from their first source."""
         y = self.forward()
         at = {"y": y, **{f"x{i}": x for i, x in enumerate(self.x)}, **self.params}
-        for tag, aux in self.definition.aux(self.info).items():
-            source = aux.sources[0]
-            at[tag] = self.definition.make_aux(self.info, tag, source, at[source])
+        for tag in self.definition.aux(self.info):
+            at[tag] = self.definition.forward_aux(self.info, tag, self.x, y)
         return {tag: at[tag] for tag in tags}
 
     def grad_input(self, slot: int, channels: tuple[int, int] | None = None, choice: int = 0) -> np.ndarray:

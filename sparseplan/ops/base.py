@@ -80,7 +80,7 @@ class Aux:
         shape: per sample.
         dtype: ``bit`` (kernels see a bool array) or ``u8``.
         sources: tags from which, alone, it can be made at any later time too (each an
-            alternative, say ``("y", "x0")``).
+            alternative, say ``("y", "x0")``); none where it takes several, which only forward has.
     """
 
     shape: Shape
@@ -279,6 +279,11 @@ class OpDef(ABC):
     def make_aux(self, info: OpInfo, tag: str, source: str, array: Array) -> Array:
         """Auxiliary ``tag`` from one of its sources: a bool or uint8 array ``(batch, *shape)``."""
         raise NotImplementedError(f"{self.kind} has no auxiliary {tag!r}")
+
+    def forward_aux(self, info: OpInfo, tag: str, x: Sequence[Array], y: Array) -> Array:
+        """Auxiliary ``tag`` as the forward pass makes it: from its first source, unless an op overrides this."""
+        source = self.aux(info)[tag].sources[0]
+        return self.make_aux(info, tag, source, y if source == "y" else x[int(source[1:])])
 
     def grad_input(
         self,

@@ -16,6 +16,7 @@ from sparseplan.errors import OpError
 from sparseplan.ops.base import (
     Alternatives,
     Array,
+    Aux,
     Dim,
     OpDef,
     Operand,
@@ -88,9 +89,8 @@ class Spread(OpDef):
         shape, output = info.inputs[slot], info.output
         if channels is not None and shape[0] == output[0]:
             cut = slice(*channels)
-            rows = {"y": output[0], **{f"x{i}": s[0] for i, s in enumerate(info.inputs)}}
             dy = dy[:, cut]
-            saved = {tag: kept[:, cut] if rows[tag] == output[0] else kept for tag, kept in saved.items()}
+            saved = {tag: kept[:, cut] if kept.shape[1] == output[0] else kept for tag, kept in saved.items()}
         return summed(self._term(slot, dy, saved), shape, output)
 
     @abstractmethod
@@ -98,17 +98,21 @@ class Spread(OpDef):
         """The gradient of input ``slot`` before what was spread is summed: a new array like ``dy``."""
 
     def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:
-        shapes = {"y": info.output, **{f"x{i}": s for i, s in enumerate(info.inputs)}}
+        aux, whole = self.aux(info), spread_dims(info.output, info.output)
+        inputs = {f"x{i}": spread_dims(shape, info.output) for i, shape in enumerate(info.inputs)}
         if pass_ == "forward":
-            operands = [Operand(f"x{i}", spread_dims(s, info.output)) for i, s in enumerate(info.inputs)]
-            made = Operand("y", spread_dims(info.output, info.output), "out")
+            operands = [Operand(tag, dims) for tag, dims in inputs.items()]
+            operands.append(Operand("y", whole, "out"))
+            operands += [Operand(tag, whole, "out", a.dtype) for tag, a in aux.items()]
         else:
             slot = int(pass_[1:])
             read = sorted(self.needs_for_input(info, slot)[0])
-            operands = [Operand("dy", spread_dims(info.output, info.output))]
-            operands += [Operand(tag, spread_dims(shapes[tag], info.output)) for tag in read]
-            made = Operand("dx", spread_dims(info.inputs[slot], info.output), "out")
-        return TileSpace(spread_nest(info.output), (*operands, made), self.macs(info, pass_))
+            operands = [Operand("dy", whole)]
+            operands += [
+                Operand(tag, inputs.get(tag, whole), "in", aux[tag].dtype if tag in aux else "data") for tag in read
+            ]
+            operands.append(Operand("dx", inputs[f"x{slot}"], "out"))
+        return TileSpace(spread_nest(info.output), tuple(operands), self.macs(info, pass_))
 
 
 @register
@@ -149,18 +153,31 @@ class Div(Spread):
 
 
 class _Choice(Spread):
-    """The one or the other input; where they are equal the first is chosen and gets the gradient."""
+    """The one or the other input; where they are equal the first is chosen and gets the gradient.
+
+    One bit an element tells whether the input got through: ``mask0`` of the first, ``mask1`` of the second. It
+    takes both inputs to make, so forward makes it or nobody does.
+    """
 
     arity = (2, 2)
 
+    def aux(self, info: OpInfo) -> Mapping[str, Aux]:
+        return {f"mask{slot}": Aux(info.output, "bit", ()) for slot in (0, 1)}
+
+    def forward_aux(self, info: OpInfo, tag: str, x: Sequence[Array], y: Array) -> Array:
+        chosen = self._first(x[0], x[1])
+        return chosen if tag == "mask0" else ~chosen
+
     def needs_for_input(self, info: OpInfo, slot: int) -> Alternatives:
-        return (*need("x0", "y"), *need("x0", "x1"))
+        return (*need(f"mask{slot}"), *need("x0", "y"), *need("x0", "x1"))
 
     @abstractmethod
     def _first(self, x0: Array, other: Array) -> Array:
         """Where the first input is chosen; ``other`` is the second input or the output."""
 
     def _term(self, slot: int, dy: Array, saved: Mapping[str, Array]) -> Array:
+        if "x0" not in saved:
+            return dy * saved[f"mask{slot}"]
         chosen = self._first(saved["x0"], saved["y"] if "y" in saved else saved["x1"])
         return dy * (~chosen if slot else chosen)
 

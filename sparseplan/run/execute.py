@@ -166,14 +166,10 @@ def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
     params = [(a.tag, storage.reader(a)) for a in step.reads[len(info.inputs) :]]
     y_arg, *extra = step.writes
     put = storage.writer(y_arg)
-    before: list[tuple[str, str, int, Write]] = []
-    after: list[tuple[str, str, Write]] = []
+    before: list[tuple[str, Write]] = []
+    after: list[tuple[str, Write]] = []
     for a in extra:
-        source = d.aux(info)[a.tag].sources[0]
-        if source == "y":
-            after.append((a.tag, source, storage.writer(a)))
-        else:
-            before.append((a.tag, source, int(source[1:]), storage.writer(a)))
+        (after if d.aux(info)[a.tag].sources[:1] == ("y",) else before).append((a.tag, storage.writer(a)))
 
     def run() -> None:
         x = [read() for read in inputs]
@@ -181,12 +177,12 @@ def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
         if not x:  # what is made from nothing is the same for every sample
             y = np.repeat(y, storage.samples(y_arg), axis=0)
         # made before y is stored, since y may take the place of its input
-        made = [(write, d.make_aux(info, tag, source, x[i])) for tag, source, i, write in before]
+        made = [(write, d.forward_aux(info, tag, x, y)) for tag, write in before]
         y = put(y)
         for write, array in made:
             write(array)
-        for tag, source, write in after:  # from y as stored: the same bits as if made later
-            write(d.make_aux(info, tag, source, y))
+        for tag, write in after:  # from y as stored: the same bits as if made later
+            write(d.forward_aux(info, tag, x, y))
 
     return run
 

@@ -163,8 +163,7 @@ class _Walk:
         result = {}
         for tag in self.arithmetic.saved.get((op.name, computed), default):
             if tag in aux:
-                source = aux[tag].sources[0]
-                result[tag] = d.make_aux(info, tag, source, by_tag[source])
+                result[tag] = d.forward_aux(info, tag, [self.tensors[t] for t in op.inputs], by_tag["y"])
             else:
                 result[tag] = by_tag[tag]
         return result
