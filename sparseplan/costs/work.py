@@ -103,21 +103,23 @@ def work_of(
     kind = info.kind if info is not None else step.op if step.kind == "loss" else step.kind
     if step.kind in ("page_out", "page_in"):
         return _paging(step, dtype, where)
-    args = (*step.reads, *step.writes)
-    size = sum(map(_bytes, args))
-    space = None
+    space, looked_up = None, {}
     if info is not None and step.kind in ("forward", "recompute", "grad_param", "grad_input"):
         space = op_def(info.kind).tile_space(info, pass_)
         if space is None and not macs:
             return Work(kind, pass_, dtype, calls=0)  # views move nothing
+        if space is not None:
+            looked_up = _looked_up(info, space)
+    read = [(a, _bytes(a, looked_up, batch)) for a in step.reads]
+    size = sum(n for _, n in read) + sum(map(_bytes, step.writes))
     if not device.has("L1"):
-        moved = [Transfer(v, MAIN, _bytes(a)) for a in step.reads if (v := _level(a, where)) != MAIN]
+        moved = [Transfer(v, MAIN, n) for a, n in read if (v := _level(a, where)) != MAIN]
         moved += [Transfer(MAIN, v, _bytes(a)) for a in step.writes if (v := _level(a, where)) != MAIN]
         return Work(kind, pass_, dtype, macs, size, 1, tuple(moved))
     if space is not None and tile is not None:
-        transfers = _tiled(step, space, tile, batch, where)
+        transfers = _tiled(step, space, tile, batch, where, looked_up)
         return Work(kind, pass_, dtype, macs, size, tile.tiles * batch, transfers, tile.tiles)
-    return _once(device, Work(kind, pass_, dtype, macs, size), step, where)
+    return _once(device, Work(kind, pass_, dtype, macs, size), step, read, where)
 
 
 def _paging(step: AnyStep, dtype: str, where: Mapping[str, str]) -> Work:
@@ -130,7 +132,8 @@ def _paging(step: AnyStep, dtype: str, where: Mapping[str, str]) -> Work:
 
 
 def _tiled(
-    step: AnyStep, space: TileSpace, tile: PlannedTile, batch: int, where: Mapping[str, str]
+    step: AnyStep, space: TileSpace, tile: PlannedTile, batch: int, where: Mapping[str, str],
+    looked_up: Mapping[str, int],
 ) -> tuple[Transfer, ...]:  # fmt: skip
     extents = dict(space.axes)
     trips = [(axis, -(-extents[axis] // size)) for axis, size in tile.sizes if axis in extents]
@@ -143,6 +146,8 @@ def _tiled(
         repeats, tiles = _sweeps(operand, trips)
         arg = (fetched if operand.role == "in" else made).get(operand.tag)
         level, size = (MAIN, 0) if arg is None else (_level(arg, where), _bytes(arg))
+        if arg is not None and operand.tag in looked_up:
+            size = bytes_of(looked_up[operand.tag], arg.dtype)
         back = repeats - 1 if operand.role == "out" else 0  # an output that is written again is read before
         if level == MAIN:
             count += (repeats + back) * tiles
@@ -171,12 +176,14 @@ def _sweeps(operand: Operand, trips: Sequence[tuple[str, int]]) -> tuple[int, in
     return repeats, tiles
 
 
-def _once(device: Device, work: Work, step: AnyStep, where: Mapping[str, str]) -> Work:
+def _once(
+    device: Device, work: Work, step: AnyStep, read: Sequence[tuple[AnyArg, int]], where: Mapping[str, str]
+) -> Work:
     """Work that goes through its data once, in tiles that L1 holds."""
     usable = device.level("L1").usable
     room = None if usable is None else max(usable // (2 if device.double_buffer else 1), 1)
     stages = 1 if room is None else max(math.ceil(work.touched / room), 1)
-    moved = [Transfer(v, "L1", _bytes(a), stages) for a in step.reads if (v := _level(a, where)) != MAIN]
+    moved = [Transfer(v, "L1", n, stages) for a, n in read if (v := _level(a, where)) != MAIN]
     moved += [Transfer("L1", v, _bytes(a), stages) for a in step.writes if (v := _level(a, where)) != MAIN]
     near = work.touched - sum(t.bytes for t in moved)
     count = stages * (len(step.reads) + len(step.writes) - len(moved))
@@ -184,8 +191,24 @@ def _once(device: Device, work: Work, step: AnyStep, where: Mapping[str, str]) -
     return replace(work, calls=stages, transfers=tuple(moved), stages=stages)
 
 
-def _bytes(arg: AnyArg) -> int:
-    return bytes_of(math.prod(arg.shape), arg.dtype)
+def _looked_up(info: OpInfo, space: TileSpace) -> dict[str, int]:
+    """Parameters of which a pass reads some entries by number (an embedding's table), and how many a sample."""
+    extents = dict(space.axes)
+    found = {}
+    for o in space.operands:
+        if o.tag in info.params and o.role == "in":
+            ends = (
+                d.full if d.axis is None else min(d.full, (extents[d.axis] - 1) * d.scale + d.window) for d in o.dims
+            )
+            if (count := math.prod(ends)) != math.prod(info.params[o.tag]):
+                found[o.tag] = count
+    return found
+
+
+def _bytes(arg: AnyArg, looked_up: Mapping[str, int] | None = None, batch: int = 1) -> int:
+    """Bytes of an argument that a step reads or writes."""
+    whole = math.prod(arg.shape)
+    return bytes_of(min(whole, (looked_up or {}).get(arg.tag, whole) * batch), arg.dtype)
 
 
 def _level(arg: AnyArg, where: Mapping[str, str]) -> str:
