@@ -1,0 +1,184 @@
+"""What a rule for an ONNX op is given: the node, its values, its attributes with their types checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparseplan.errors import NetworkError
+from sparseplan.importers.draft import Array, Draft, Known, Made, Shape, Value, axis_of
+from sparseplan.importers.onnxgraph import Graph, Node, short
+
+
+class Unsupported(Exception):
+    """A rule cannot say a node by the network's ops; it may be read as opaque."""
+
+
+class Unknown(Exception):
+    """A node cannot be read at all without more being known: an input that is fixed, say."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneHot:
+    """Ones where integers equal their place: ``(…, depth)`` of an input of integers, which no op computes.
+
+    Attributes:
+        ids: the input.
+        shape: full shape, the last axis ``depth`` long.
+    """
+
+    ids: Made
+    shape: Shape
+
+
+Held = Value | OneHot
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A node with the values of its inputs (None: not given)."""
+
+    node: Node
+    values: tuple[Held | None, ...]
+    draft: Draft
+    opset: int
+    #: element type of each input, None where it is not known
+    dtypes: tuple[np.dtype[Any] | None, ...]
+
+    # -- inputs -------------------------------------------------------------------------------
+    def has(self, i: int) -> bool:
+        """Whether input ``i`` is given."""
+        return i < len(self.values) and self.values[i] is not None
+
+    def value(self, i: int) -> Value:
+        """Input ``i``. Raises NetworkError where it is missing, Unsupported where it is no array."""
+        found = self.values[i] if i < len(self.values) else None
+        if found is None:
+            raise NetworkError(f"input {i} is missing")
+        if isinstance(found, OneHot):
+            raise Unsupported("a one-hot of integers is read by more than a product with a constant")
+        return found
+
+    def made(self, i: int) -> Made:
+        """Input ``i`` as a tensor of the network."""
+        return self.draft.made(self.value(i))
+
+    def known(self, i: int) -> Known:
+        """Input ``i``, which has to be constant."""
+        found = self.value(i)
+        if not isinstance(found, Known):
+            raise Unsupported(f"input {i} ({short(self.node.inputs[i])}) has to be constant")
+        return found
+
+    def array(self, i: int) -> Array:
+        """Input ``i`` as an array, which has to be constant."""
+        return self.known(i).array
+
+    def numbers(self, i: int) -> list[int]:
+        """Input ``i``, constant integers."""
+        array = self.array(i)
+        if array.dtype.kind not in "iu" or array.ndim > 1:
+            raise NetworkError(f"input {i} has to be a list of integers, not {array.dtype} of shape {array.shape}")
+        if array.size > 2**20:
+            raise NetworkError(f"input {i} holds {array.size} integers; at most 2**20 are read")
+        return [int(n) for n in array.reshape(-1)]
+
+    def scalar(self, i: int) -> float:
+        """Input ``i``, one constant number."""
+        array = self.array(i)
+        if array.size != 1:
+            raise NetworkError(f"input {i} has to be one number, not of shape {array.shape}")
+        return float(array.reshape(()))
+
+    @property
+    def constant(self) -> bool:
+        """Whether all inputs are constants."""
+        return all(v is None or isinstance(v, Known) for v in self.values)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs that are wanted, counted to the last."""
+        return max((i + 1 for i, name in enumerate(self.node.outputs) if name), default=0)
+
+    # -- attributes ---------------------------------------------------------------------------
+    def attr(self, name: str, kind: str, default: Any = None) -> Any:
+        """An attribute of a kind. Raises NetworkError where it is of another."""
+        found = self.node.attrs.get(name)
+        if found is None:
+            return default
+        if found.kind != kind:
+            raise NetworkError(f"attribute {name!r} is of kind {found.kind}; it has to be {kind}")
+        return found.value
+
+    def int(self, name: str, default: int | None = None) -> int:
+        """An integer; raises NetworkError where it is missing and has no default."""
+        found = self.attr(name, "int", default)
+        if found is None:
+            raise NetworkError(f"attribute {name!r} is missing")
+        return int(found)
+
+    def float(self, name: str, default: float) -> float:
+        """A finite number."""
+        found = float(self.attr(name, "float", default))
+        if not math.isfinite(found):
+            raise NetworkError(f"attribute {name!r}={found} must be finite")
+        return found
+
+    def text(self, name: str, default: str) -> str:
+        """A string."""
+        return str(self.attr(name, "string", default))
+
+    def ints(self, name: str) -> list[int] | None:
+        """Integers, or None where they are not given."""
+        found = self.attr(name, "ints")
+        return None if found is None else list(found)
+
+    def graph(self, name: str) -> Graph:
+        """A subgraph."""
+        found = self.attr(name, "graph")
+        if found is None:
+            raise NetworkError(f"attribute {name!r} is missing")
+        graph: Graph = found
+        return graph
+
+    # -- what several rules share -------------------------------------------------------------
+    def axes(self, rank: int, i: int = 1, name: str = "axes") -> list[int] | None:
+        """Axes given as an attribute (older opsets) or as input ``i``; None where they are not given."""
+        found = self.numbers(i) if self.has(i) else self.ints(name)
+        return None if found is None else [axis_of(a, rank) for a in found]
+
+    def refuse(self, *names: str) -> None:
+        """Raise Unsupported if any of these attributes is given with a value that does something."""
+        for name in names:
+            found = self.node.attrs.get(name)
+            if found is not None and found.value not in (0, 0.0, ""):
+                raise Unsupported(f"attribute {name}={str(found.value)[:60]} is not read")
+
+    def one_output(self) -> None:
+        """Raise Unsupported if more outputs than the first are wanted."""
+        if self.outputs > 1:
+            raise Unsupported("only its first output can be computed")
+
+
+Rule = Callable[[Call], "Held | Sequence[Held]"]
+Fold = Callable[[Call], "Array | Sequence[Array]"]
+
+
+def is_float(dtype: np.dtype[Any] | None) -> bool:
+    """Whether a type is one of floating numbers, or not known."""
+    return dtype is None or dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def table(*tables: Mapping[str, Rule]) -> dict[str, Rule]:
+    """Tables of rules as one, in which no op is there twice."""
+    result: dict[str, Rule] = {}
+    for rules in tables:
+        twice = result.keys() & rules.keys()
+        if twice:
+            raise RuntimeError(f"ops {sorted(twice)} have two rules")
+        result.update(rules)
+    return result

@@ -1,0 +1,242 @@
+"""ONNX files to networks: read, checked, walked through. Nothing of the file is trusted."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparseplan.errors import MissingExtraError, NetworkError, near
+from sparseplan.importers.draft import Draft, Imported, Known, Made, Shape
+from sparseplan.importers.onnxcall import is_float
+from sparseplan.importers.onnxdata import DTYPES, Folder
+from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, short
+from sparseplan.importers.onnxwalk import Scope, Walker
+from sparseplan.ops.base import infos
+
+#: larger files are no microcontroller's networks
+MAX_BYTES = 2**30
+MIN_OPSET = 11
+
+
+def read_onnx(
+    path: str | os.PathLike[str],
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    outputs: Sequence[str] | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Imported:
+    """The network of an ONNX file, read for one sample; see ``importers.onnx``.
+
+    Raises:
+        NetworkError: in one line that names the file, and the node where it is one that cannot be read.
+        MissingExtraError: onnx is not installed.
+    """
+    place = Path(path)
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("reading ONNX files needs onnx; pip install 'sparseplan[onnx]'") from None
+    where = str(place) if len(str(place)) <= 200 else "…" + str(place)[-200:]
+    try:
+        model = _model(place)
+        return _imported(model, place.stem or "onnx", shapes or {}, outputs, values or {})
+    except NetworkError as error:
+        raise NetworkError(f"{where}: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise NetworkError(f"{where}: its graphs are nested too deep") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise NetworkError("is no regular file; give the path of an .onnx file")
+        if found.st_size > MAX_BYTES:
+            raise NetworkError(f"takes {found.st_size} bytes; at most {MAX_BYTES} are read")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise NetworkError(f"cannot be read: {reason}") from None
+    if len(raw) > MAX_BYTES:
+        raise NetworkError(f"takes over {MAX_BYTES} bytes")
+    if not raw:
+        raise NetworkError("is empty; an ONNX model was expected")
+    return raw
+
+
+def _model(path: Path) -> Model:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    raw = _bytes(path)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(raw)
+    except DecodeError:
+        hint = {b"\x1f\x8b": " (it is compressed; unpack it)", b"PK": " (it is a zip archive)"}.get(raw[:2], "")
+        raise NetworkError(f"is no ONNX model, or is cut short{hint}") from None
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise NetworkError("holds no graph of any nodes; an ONNX model was expected")
+    if len(proto.functions):
+        names = [f.name for f in proto.functions[:3]]
+        raise NetworkError(f"defines functions of its own ({names}), which are not read; inline them with onnx.inliner")
+    opsets: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else str(entry.domain)
+        opsets[domain] = max(opsets.get(domain, 0), int(entry.version))
+    newest = onnx.defs.onnx_opset_version()
+    if "" not in opsets:
+        raise NetworkError("names no opset of ONNX's own operators")
+    if opsets[""] < MIN_OPSET:
+        raise NetworkError(
+            f"is of opset {opsets['']}; {MIN_OPSET} or later can be read: convert it (onnx.version_converter) or export it anew"
+        )
+    if opsets[""] > newest:
+        raise NetworkError(f"is of opset {opsets['']}, but the onnx installed knows {newest} at most; install a newer one")
+    graph = GraphReader(Folder(path.absolute().parent)).graph(proto.graph)
+    return Model(graph, opsets, int(proto.ir_version))
+
+
+def _imported(
+    model: Model, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str] | None, values: Mapping[str, Any]
+) -> Imported:
+    graph = model.graph
+    wanted = tuple(graph.outputs if outputs is None else outputs)
+    if not wanted:
+        raise NetworkError("has no outputs" if outputs is None else "outputs=[] name none; give at least one")
+    # patterns must not swallow what is asked for
+    graph = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *wanted))))
+    model = replace(model, graph=graph)
+    draft = Draft("".join(c if c.isprintable() else "_" for c in name)[:128])
+    draft.reserve(graph.constants)
+    integers: set[str] = set()
+    scope = Scope(graph)
+    _enter(graph, draft, scope, integers, shapes, values)
+    walker = Walker(model, draft, frozenset(integers))
+    walker.all.update(scope.values)
+    walker.all.update(graph.constants)
+    walker.run(graph, scope)
+    made = []
+    for i, output in enumerate(wanted):
+        held = walker.all.get(output)
+        if held is None:
+            known = [n for n, v in walker.all.items() if isinstance(v, Made)]
+            raise NetworkError(f"output {short(output)} is unknown{near(output, known)}")
+        if isinstance(held, Known):
+            if i == 0 and len(wanted) == 1:
+                raise NetworkError(f"output {short(output)} depends on constants alone; there is nothing to plan")
+            draft.note(f"output {output!r} is constant, and left out")
+        elif not isinstance(held, Made):
+            raise NetworkError(f"output {short(output)} is a one-hot of integers, which no op computes; choose another")
+        else:
+            made.append(held)
+    if not made:
+        raise NetworkError(f"outputs {list(wanted)[:8]} depend on constants alone; there is nothing to plan")
+    if walker.frozen:
+        total = sum(walker.frozen.values())
+        kinds = ", ".join(f"{n} {op}" for op, n in sorted(walker.frozen.items()))
+        draft.note(f"{total} ops are known by their shapes alone and planned as frozen: {kinds}"[:600])
+    imported = draft.finish(made)
+    infos(imported.network)
+    return imported
+
+
+def _enter(
+    graph: Graph, draft: Draft, scope: Scope, integers: set[str], shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]
+) -> None:
+    """Declare the network's inputs; those with fixed values are constants."""
+    ports = {p.name: p for p in graph.inputs}
+    for what, given in (("shapes", shapes), ("values", values)):
+        for name in given:
+            if name not in ports:
+                raise NetworkError(f"{what} name input {short(str(name))}, which is unknown{near(str(name), ports)}")
+    symbols = _symbols(graph.inputs, shapes)
+    for port in graph.inputs:
+        dtype = DTYPES[port.dtype]
+        if port.name in values:
+            array = as_array(values[port.name], dtype)
+            rank = None if port.dims is None else len(port.dims)
+            if rank is not None and array.ndim != rank:
+                if array.size != 1:
+                    raise NetworkError(f"values[{port.name!r}] has {array.ndim} axes; the input has {rank}")
+                array = array.reshape((1,) * rank)
+            scope.values[port.name] = Known(array)
+            continue
+        shape = _full_shape(port, shapes.get(port.name), symbols)
+        numbers = not is_float(dtype) and not _read_as_floats(graph, port.name)
+        if not is_float(dtype) and not numbers:
+            draft.note(f"input {port.name!r} holds {dtype}, all of which is cast to floats: read as floats")
+        made = draft.input(port.name, shape, "i32" if numbers else None)
+        if made.tensor != port.name:
+            draft.note(f"input {port.name!r} is called {made.tensor!r}")
+        if numbers:
+            integers.add(made.tensor)
+        scope.values[port.name], scope.dtypes[port.name] = made, dtype
+
+
+def _read_as_floats(graph: Graph, name: str) -> bool:
+    """Whether an input of integers is only ever cast to floats (or asked for its shape)."""
+    reading = graph.readers.get(name, ())
+    casts = [n for n in reading if n.op == "Cast"]
+    for node in casts:
+        to = node.attrs.get("to")
+        if to is None or to.kind != "int" or not is_float(DTYPES.get(to.value, np.dtype(np.int64))):
+            return False
+    return bool(casts) and all(n.op in ("Cast", "Shape", "Size") for n in reading) and name not in graph.outputs
+
+
+def _symbols(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Extents of named open axes, from shapes that are given; leading ones are the batch, 1."""
+    symbols: dict[str, int] = {}
+    for port in ports:
+        given = shapes.get(port.name)
+        if given is not None and port.dims is not None and len(given) == len(port.dims):
+            for dim, n in zip(port.dims, given, strict=True):
+                if isinstance(dim, str):
+                    symbols.setdefault(dim, n)
+    for port in ports:
+        if port.dims and isinstance(port.dims[0], str):
+            symbols.setdefault(port.dims[0], 1)
+    return symbols
+
+
+def _full_shape(port: Port, given: Sequence[int] | None, symbols: Mapping[str, int]) -> Shape:
+    """The shape of an input, batch axis included. Raises NetworkError naming the axis that is open."""
+    where = f"input {short(port.name)}"
+    if given is not None:
+        shape = tuple(given)
+        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in shape):
+            raise NetworkError(f"{where}: shapes[{port.name!r}]={shape} must be integers of at least 1")
+        if port.dims is None:
+            return shape
+        if len(shape) != len(port.dims):
+            raise NetworkError(f"{where} has {len(port.dims)} axes, but shapes[{port.name!r}]={shape} has {len(shape)}")
+        for axis, (dim, n) in enumerate(zip(port.dims, shape, strict=True)):
+            if isinstance(dim, int) and dim != n and not (axis == 0 and n == 1):
+                raise NetworkError(f"{where} is {dim} long along axis {axis}, but shapes[{port.name!r}]={shape}")
+        return shape
+    if port.dims is None:
+        raise NetworkError(f"{where} has no shape in the file; give shapes={{{port.name!r}: (1, …)}}, or --shape {port.name}=1,…")
+    made: list[int] = []
+    for axis, dim in enumerate(port.dims):
+        if isinstance(dim, int):
+            made.append(dim)
+        elif isinstance(dim, str) and dim in symbols:
+            made.append(symbols[dim])
+        elif axis == 0:
+            made.append(1)
+        else:
+            called = f" ({dim!r})" if isinstance(dim, str) else ""
+            hint = ["1" if i == 0 and not isinstance(d, int) else str(d) if isinstance(d, int) else f"N{i}" for i, d in enumerate(port.dims)]
+            raise NetworkError(
+                f"{where} leaves axis {axis}{called} open; give shapes={{{port.name!r}: ({', '.join(hint)})}}, "
+                f"or --shape {port.name}={','.join(hint)} on the command line"
+            )
+    return tuple(made)

@@ -1,0 +1,156 @@
+"""Ops of which only shapes are known: what onnx's own inference, or the file, says of their outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sparseplan.importers.draft import Array, Shape
+from sparseplan.importers.onnxdata import DTYPES
+from sparseplan.importers.onnxgraph import Model, Node, Port, captured
+
+#: constants up to so many elements are shown to shape inference
+_SHOWN = 4096
+_MICROSOFT = "com.microsoft"
+_NUMBERS = {dtype: number for number, dtype in reversed(DTYPES.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What is known of an input: full shape, element type, the array where it is constant."""
+
+    name: str
+    shape: Shape | None
+    dtype: np.dtype[Any] | None
+    array: Array | None
+
+
+Output = tuple[Shape, "np.dtype[Any] | None"]
+
+
+def outputs_of(
+    model: Model, node: Node, inputs: Sequence[Stated], declared: Mapping[str, Port]
+) -> list[Output] | str:
+    """Shapes and element types of a node's outputs, or why they are not known."""
+    wanted = [name for name in node.outputs if name]
+    told, reason = _inferred(model, node, inputs)
+    result: list[Output] = []
+    for i, name in enumerate(node.outputs):
+        if name:
+            port = told.get(name)
+            if port is None or port.dims is None or not all(isinstance(n, int) for n in port.dims):
+                port = declared.get(name, port)
+            shape = _concrete(port, first=i == 0)
+            if shape is None and told.get(name) is None:
+                own = _own_shape(node, inputs)
+                shape = own if i == 0 else None
+            if shape is None:
+                return reason or "neither shape inference nor the file tells them"
+            dtype = DTYPES.get(port.dtype) if port is not None else None
+        else:
+            shape, dtype = (1,), None
+        result.append((shape, dtype))
+    while result and not node.outputs[len(result) - 1]:
+        result.pop()
+    return result if wanted else "it has no outputs"
+
+
+def _concrete(port: Port | None, first: bool) -> Shape | None:
+    """A declared shape, an open leading axis being the batch."""
+    if port is None or port.dims is None:
+        return None
+    dims = [1 if i == 0 and not isinstance(n, int) else n for i, n in enumerate(port.dims)]
+    return tuple(n for n in dims if isinstance(n, int)) if all(isinstance(n, int) for n in dims) else None
+
+
+def _own_shape(node: Node, inputs: Sequence[Stated]) -> Shape | None:
+    """Outputs of quantised ops that onnx does not know, but whose shapes are plain."""
+    name = node.op.removeprefix(_MICROSOFT + ".")
+    shapes = [i.shape for i in inputs]
+    if not shapes or shapes[0] is None or not node.domain.startswith(_MICROSOFT):
+        return None
+    same = {"QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "DequantizeLinear", "QuantizeLinear", "QuickGelu",
+            "BiasGelu", "FastGelu"}  # fmt: skip
+    if name in same:
+        return shapes[0]
+    if name in ("QLinearAdd", "QLinearMul") and len(shapes) > 3 and shapes[3] is not None:
+        try:
+            return tuple(int(n) for n in np.broadcast_shapes(shapes[0], shapes[3]))
+        except ValueError:
+            return None
+    if name == "QLinearGlobalAveragePool" and len(shapes[0]) > 2 and not _int(node, "channels_last", 0):
+        return (*shapes[0][:2], *(1,) * (len(shapes[0]) - 2))
+    if name in ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "FusedMatMul") and len(shapes) > 1:
+        b = shapes[1]
+        if b is not None and len(b) == 2 and shapes[0] and shapes[0][-1] == b[0]:
+            return (*shapes[0][:-1], b[1])
+    if name == "QGemm" and len(shapes) > 3 and shapes[3] is not None and len(shapes[3]) == len(shapes[0]) == 2:
+        m = shapes[0][1 if _int(node, "transA", 0) else 0]
+        return m, shapes[3][0 if _int(node, "transB", 0) else 1]
+    return None
+
+
+def _int(node: Node, name: str, default: int) -> int:
+    attr = node.attrs.get(name)
+    return int(attr.value) if attr is not None and attr.kind == "int" else default
+
+
+def _inferred(model: Model, node: Node, inputs: Sequence[Stated]) -> tuple[dict[str, Port], str]:
+    """What onnx's shape inference says of one node."""
+    import onnx
+    from onnx import defs, helper, shape_inference
+
+    version = model.opsets.get(node.domain, 1)
+    try:
+        schema = defs.get_schema(node.proto.op_type, version, node.domain)
+    except defs.SchemaError:
+        return {}, f"no operator {node.op} of opset {version} is known to onnx"
+    types, data = {}, {}
+    for stated in inputs:
+        if not stated.name or stated.shape is None or stated.dtype is None:
+            continue
+        number = _NUMBERS.get(stated.dtype)
+        if number is None:
+            continue
+        types[stated.name] = helper.make_tensor_type_proto(number, stated.shape)
+        if stated.array is not None and stated.array.size <= _SHOWN and stated.array.dtype.kind in "iufb":
+            raw = np.ascontiguousarray(stated.array)
+            data[stated.name] = onnx.TensorProto(
+                name=stated.name, data_type=number, dims=raw.shape, raw_data=raw.astype(raw.dtype.newbyteorder("<")).tobytes()
+            )
+    opsets = [helper.make_opsetid(domain, number) for domain, number in model.opsets.items()]
+    if any(name not in node.inputs for name in captured(node)):
+        return {}, "its subgraph reads tensors from outside"
+    try:
+        found = shape_inference.infer_node_outputs(
+            schema, node.proto, types, data, None, opset_imports=opsets, ir_version=model.ir_version
+        )
+    except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+        return {}, " ".join(str(error).split())[:200]
+    return {name: _port_of(name, proto) for name, proto in found.items()}, "onnx's shape inference does not tell them"
+
+
+def _port_of(name: str, proto: Any) -> Port:
+    tensor = proto.tensor_type
+    if proto.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
+        return Port(name, tensor.elem_type, None)
+    return Port(name, tensor.elem_type, tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in tensor.shape.dim))
+
+
+def macs_of(node: Node, shapes: Sequence[Shape | None], output: Shape) -> int:
+    """Multiply-accumulates of convolutions and products of matrices, and 0 for what is not known."""
+    name = node.op.removeprefix(_MICROSOFT + ".")
+    at = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "Gemm": 1,
+          "QGemm": 3, "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1, "FusedConv": 1, "FusedMatMul": 1}.get(name)  # fmt: skip
+    if at is None or at >= len(shapes):
+        return 0
+    weight = shapes[at]
+    if weight is None or len(weight) < 2:
+        return 0
+    if "Conv" in name:
+        return math.prod(output) * math.prod(weight[1:])
+    return math.prod(output) * (weight[-1] if _int(node, "transB", 0) else weight[-2])

@@ -1,0 +1,299 @@
+"""From the nodes of an ONNX graph to the ops of a network: fold, translate by a rule, or read as opaque."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sparseplan.errors import InternalError, NetworkError
+from sparseplan.importers.draft import Array, Draft, Known, Made, Shape
+from sparseplan.importers.onnxcall import Call, Held, OneHot, Unknown, Unsupported, is_float
+from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, named
+from sparseplan.importers.onnxfusions import FUSIONS, Found
+from sparseplan.importers.onnxgraph import Graph, Model, Node, captured, short
+from sparseplan.importers.onnxopaque import Stated, macs_of, outputs_of
+from sparseplan.importers.onnxrules import IDS, INTEGERS, RULES
+
+#: what an op of integers (or truth values) makes, where it is not what it reads
+_BOOL = np.dtype(np.bool_)
+_TRUTHS = frozenset(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN"))
+
+
+@dataclass(eq=False)
+class Scope:
+    """Values by name; those of the graph around are seen, too."""
+
+    graph: Graph
+    outer: Scope | None = None
+    values: dict[str, Held] = field(default_factory=dict)
+    dtypes: dict[str, np.dtype[Any]] = field(default_factory=dict)
+
+    def find(self, name: str) -> Held | None:
+        """The value of a name, or None."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.outer
+        return None
+
+    def dtype(self, name: str) -> np.dtype[Any] | None:
+        """Its element type, or None where it is not known."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                found = scope.values[name]
+                return found.array.dtype if isinstance(found, Known) else scope.dtypes.get(name)
+            scope = scope.outer
+        return None
+
+
+class Walker:
+    """Translates the nodes of one model into a draft."""
+
+    def __init__(self, model: Model, draft: Draft, integers: frozenset[str]) -> None:
+        self.model, self.draft = model, draft
+        #: inputs of the network that hold integers
+        self.integers = integers
+        #: every value made so far, also in subgraphs, for outputs that a user names
+        self.all: dict[str, Held] = {}
+        self.frozen: dict[str, int] = {}
+        self.last = ""
+        self._folded = 0
+        self._early: dict[int, Mapping[str, Held]] = {}
+
+    def run(self, graph: Graph, scope: Scope) -> None:
+        """Translate every node of a graph. Raises NetworkError naming the node."""
+        for name, known in graph.constants.items():
+            scope.values[name] = known
+        # patterns look at constants ahead
+        nodes = sorted(graph.nodes, key=lambda node: node.op != "Constant")
+        for node in nodes:
+            self.last = node.title
+            try:
+                held = self._node(node, scope)
+            except (NetworkError, Unsupported, Unknown) as error:
+                text = str(error)
+                inner = text.startswith("node ")
+                raise NetworkError(text if inner else f"{node.title}: {text}") from None
+            for name, value in zip(node.outputs, held, strict=False):
+                if name:
+                    scope.values[name] = value
+                    self.all.setdefault(name, value)
+
+    # -- one node -----------------------------------------------------------------------------
+    def _node(self, node: Node, scope: Scope) -> Sequence[Held]:
+        if id(node) in self._early:  # a pattern took it in
+            found = self._early[id(node)]
+            return [found[name] for name in node.outputs if name in found] if len(node.outputs) == 1 else []
+        if node.op == "If":
+            return self._if(node, scope)
+        call = self._call(node, scope)
+        self.draft.wanted = (node.name, *node.outputs[:1])
+        if call.constant:
+            folded = self._fold(call)
+            if folded is not None:
+                return folded
+        if node.op in ("Shape", "Size"):
+            return [_shape(call)]
+        fused = self._fuse(node, scope)
+        if fused is not None:
+            return fused
+        made = self._rule(call, scope)
+        self._remember(node, call, scope)
+        return made
+
+    def _call(self, node: Node, scope: Scope) -> Call:
+        values: list[Held | None] = []
+        dtypes: list[np.dtype[Any] | None] = []
+        for name in node.inputs:
+            value = scope.find(name) if name else None
+            if name and value is None:
+                raise NetworkError(f"reads {short(name)}, which was left out before")
+            values.append(value)
+            dtypes.append(scope.dtype(name) if name else None)
+        return Call(node, tuple(values), self.draft, self.opset(node), tuple(dtypes))
+
+    def opset(self, node: Node) -> int:
+        """Version of the operators of a node's domain."""
+        return self.model.opsets.get(node.domain, 1)
+
+    def _fold(self, call: Call) -> Sequence[Held] | None:
+        """A node of constants alone, computed; None where it cannot be."""
+        node = call.node
+        if node.op in NAMED and call.values and not call.int("training_mode", 0):
+            return [named(call, call.known(0))]
+        if node.op not in FOLDS:
+            return None
+        try:
+            with np.errstate(all="ignore"):
+                made = FOLDS[node.op](call)
+        except Unsupported:
+            return None
+        except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError, MemoryError) as error:
+            raise NetworkError(f"cannot be computed from its constants: {_line(error)}") from None
+        arrays = made if isinstance(made, (list, tuple)) else [made]
+        self._folded += sum(a.size for a in arrays)
+        if self._folded > MAX_FOLDED_ALL:
+            raise NetworkError("constants of over 2**26 elements would be computed; fold them before, or use fewer")
+        if node.op == "Constant":  # exporters put weights there, too
+            name = node.outputs[0] if arrays[0].size > 1 and arrays[0].dtype.kind == "f" else None
+            return [Known(arrays[0], name)]
+        return [Known(a) for a in arrays]
+
+    def _rule(self, call: Call, scope: Scope) -> Sequence[Held]:
+        node, rule = call.node, RULES.get(call.node.op)
+        reason = f"{node.op} is not among the ops that are known"
+        error: NetworkError | None = None
+        whole = any(isinstance(v, Made) and not is_float(d) for v, d in zip(call.values, call.dtypes, strict=True))
+        ids = any(isinstance(v, Made) and v.tensor in self.integers for v in call.values)
+        if rule is not None and ((ids and node.op not in IDS) or (whole and node.op not in INTEGERS)):
+            rule, reason = None, "it reads integers or truth values"
+        if rule is not None:
+            try:
+                with np.errstate(all="ignore"):
+                    made = rule(call)
+                return [made] if isinstance(made, (Known, Made, OneHot)) else list(made)
+            except Unsupported as unsupported:
+                reason = str(unsupported)
+            except NetworkError as found:
+                reason, error = str(found), found
+            except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as found:
+                reason = _line(found)
+                error = NetworkError(f"its values or attributes do not fit each other: {reason}")
+        return self._opaque(call, scope, reason, error)
+
+    def _opaque(self, call: Call, scope: Scope, reason: str, error: NetworkError | None) -> Sequence[Held]:
+        """A node by its shapes alone."""
+        node = call.node
+        stated = [self._stated(name, scope) for name in node.inputs]
+        for name in captured(node):
+            found = scope.find(name)
+            if isinstance(found, OneHot):
+                raise NetworkError("a one-hot of integers is read in a subgraph, which cannot be said")
+        ports = outputs_of(self.model, node, stated, scope.graph.declared)
+        if isinstance(ports, str):
+            if error is not None:
+                raise error
+            raise NetworkError(
+                f"cannot be read ({reason}), and its outputs' shapes are not known ({ports}); give them in the file "
+                "(value_info, as onnx.shape_inference writes them), choose outputs before it, or fix the inputs that it depends on"
+            )
+        inputs = [self._tensor(v) for v in call.values if v is not None]
+        inputs += [
+            v for name in dict.fromkeys(captured(node)) if name not in node.inputs
+            and isinstance(v := scope.find(name), Made)
+        ]  # fmt: skip
+        shapes = [shape for shape, _ in ports]
+        if any(n < 1 for shape in shapes for n in shape):
+            raise NetworkError(f"cannot be read ({reason}), and makes shapes {shapes}, which hold nothing")
+        macs = macs_of(node, [s.shape for s in stated], shapes[0])
+        made = self.draft.opaque(node.op, inputs, shapes, macs)
+        self.frozen[node.op] = self.frozen.get(node.op, 0) + 1
+        if node.op in RULES:
+            self.draft.note(f"{node.title} is planned as frozen, by its shapes alone: {reason}"[:400])
+        for name, (_, dtype) in zip(node.outputs, ports, strict=False):
+            if name and dtype is not None:
+                scope.dtypes[name] = dtype
+                if dtype in (np.dtype(np.uint8), np.dtype(np.int8)):
+                    self.draft.store(made[node.outputs.index(name)].tensor, "int8", 1.0)
+        return made
+
+    def _tensor(self, held: Held) -> Known | Made:
+        return held.ids if isinstance(held, OneHot) else held
+
+    def _stated(self, name: str, scope: Scope) -> Stated:
+        value = scope.find(name) if name else None
+        if value is None:
+            return Stated(name, None, None, None)
+        array = value.array if isinstance(value, Known) else None
+        return Stated(name, value.shape, scope.dtype(name) or np.dtype(np.float32), array)
+
+    def _remember(self, node: Node, call: Call, scope: Scope) -> None:
+        """Element types of what a rule made."""
+        first = next((d for d in call.dtypes if d is not None), np.dtype(np.float32))
+        for name in filter(None, node.outputs):
+            if name in scope.dtypes:
+                continue
+            if node.op == "Cast":
+                from sparseplan.importers.onnxdata import dtype_of
+
+                scope.dtypes[name] = dtype_of(call.int("to"), "attribute 'to'")
+            elif node.op == "CastLike":
+                scope.dtypes[name] = call.dtypes[1] or first
+            elif node.op in _TRUTHS:
+                scope.dtypes[name] = _BOOL
+            elif node.op in ("Gather", "Where"):
+                scope.dtypes[name] = call.dtypes[1 if node.op == "Where" else 0] or first
+            else:
+                scope.dtypes[name] = first
+
+    # -- patterns of several nodes ------------------------------------------------------------
+    def _fuse(self, node: Node, scope: Scope) -> Sequence[Held] | None:
+        for pattern in FUSIONS.get(node.op, ()):
+            found: Found | None = pattern(node, scope.graph, scope.find)
+            if found is None:
+                continue
+            self.draft.wanted = (found.nodes[-1].name, found.output, node.name)
+            try:
+                value = found.make(self.draft)
+            except (NetworkError, Unsupported):
+                continue
+            # what the pattern takes in is seen by nobody else
+            last = found.nodes[-1]
+            for inner in found.nodes:
+                self._early[id(inner)] = {found.output: value} if inner is last else {}
+            scope.dtypes[found.output] = np.dtype(np.float32)
+            if last is node:
+                return [value]
+            return []
+        return None
+
+    # -- conditions ---------------------------------------------------------------------------
+    def _if(self, node: Node, scope: Scope) -> Sequence[Held]:
+        call = self._call(node, scope)
+        condition = call.values[0] if call.values else None
+        if not isinstance(condition, Known):
+            switches = [p.name for p in self.model.graph.inputs if p.name in self.integers]
+            hint = f"; fix an input that it depends on, as values={{{switches[0]!r}: …}} (--fix {switches[0]}=…)" if switches else ""
+            try:
+                return self._opaque(call, scope, "its condition is not constant", None)
+            except NetworkError as error:
+                raise NetworkError(f"its condition is not constant{hint}; {error}") from None
+        if condition.array.size != 1:
+            raise NetworkError(f"its condition has shape {condition.shape}; it must be one truth value")
+        branch = call.graph("then_branch" if bool(condition.array.reshape(())) else "else_branch")
+        if branch.inputs:
+            raise NetworkError("its branch declares inputs, which it must not")
+        inner = Scope(branch, scope)
+        self.run(branch, inner)
+        if len(branch.outputs) < len(node.outputs):
+            raise NetworkError(f"its branch has {len(branch.outputs)} outputs; {len(node.outputs)} are named")
+        result: list[Held] = []
+        for name, outside in zip(branch.outputs, node.outputs, strict=False):
+            value, dtype = inner.find(name), inner.dtype(name)
+            if value is None:
+                raise NetworkError(f"its branch does not make {short(name)}")
+            result.append(value)
+            if dtype is not None:
+                scope.dtypes[outside] = dtype
+        return result
+
+
+def _shape(call: Call) -> Known:
+    from sparseplan.importers.onnxfold import shape_of
+
+    value = call.values[0] if call.values else None
+    if value is None:
+        raise NetworkError("input 0 is missing")
+    if call.node.op == "Size":
+        return Known(np.array(math.prod(value.shape), np.int64))
+    return Known(shape_of(call, value.shape))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
