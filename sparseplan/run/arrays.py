@@ -86,7 +86,7 @@ class ArrayStore:
         full = self._per_sample[first]
         if shape == full:
             return lambda: values[first]
-        if shape and shape[1:] == full[1:]:
+        if shape and full and shape[1:] == full[1:]:
             rows = shape[0]
             return lambda: values[first][:, :rows]
         if math.prod(shape) == math.prod(full):
