@@ -33,7 +33,8 @@ Move = Callable[["_Drawing", str], str]
 
 #: images wider than this are not drawn: they test nothing more and take longer
 _WIDEST = 8
-_UNARY = ("relu", "leaky_relu", "relu6", "sigmoid", "tanh", "hardswish")
+_UNARY = ("relu", "leaky_relu", "relu6", "sigmoid", "tanh", "hardswish", "gelu", "silu", "elu", "softplus",
+          "hard_sigmoid", "clip", "abs", "neg", "scale_shift")  # fmt: skip
 
 
 class _Drawing:
@@ -61,8 +62,31 @@ class _Drawing:
     # -- one op after another ----------------------------------------------------------------------
     def unary(self, t: str) -> str:
         kind = self.pick(*_UNARY)
-        attrs = {"slope": self.pick(0.125, 0.0, 1.0)} if kind == "leaky_relu" else {}
+        attrs: dict[str, Any] = {"slope": self.pick(0.125, 0.0, 1.0)} if kind == "leaky_relu" else {}
+        if kind == "clip":  # of some limits the output tells the mask, of others only the input
+            attrs = self.pick({"low": -1, "high": 1}, {"high": 0.7}, {"low": -0.3})
+        if kind == "scale_shift":
+            attrs = {"scale": self.pick(0.5, 1, -1.5), "shift": 0.25}
         return self.op(kind, t, **attrs)
+
+    def moved(self, t: str) -> str:
+        """Elements in other places, fewer or more of them; or one in place of an axis."""
+        shape = self.net.shape(t)
+        kind = self.pick("transpose", "slice", "mean", "amax", "gather", "pad", "resize")
+        axis, rank = self.pick(*range(len(shape))), len(shape)
+        if kind == "transpose":
+            return self.op(kind, t, perm=self.pick(tuple(reversed(range(rank))), (*range(axis, rank), *range(axis))))
+        if kind == "slice":
+            first = tuple(int(i == axis and n > 1) for i, n in enumerate(shape))
+            return self.op(kind, t, starts=first, stops=shape, steps=(self.pick(1, 2),) * rank)
+        if kind == "gather":
+            return self.op(kind, t, axis=axis, indices=(shape[axis] - 1, 0))
+        if kind == "pad":
+            after = tuple(int(i == axis and 1 < n < _WIDEST) for i, n in enumerate(shape))
+            return self.op(kind, t, before=(0,) * rank, after=after, mode=self.pick("constant", "edge", "reflect"))
+        if kind == "resize" and rank == 3:
+            return self.op(kind, t, size=(3, self.pick(shape[2], 2)), mode=self.pick("linear", "nearest"))
+        return self.op("amax" if kind == "amax" else "mean", t, axes=(axis,))
 
     def conv(self, t: str, keep_size: bool = False) -> str:
         """Pointwise, grouped, depthwise, strided, padded on some sides."""
@@ -113,17 +137,18 @@ class _Drawing:
             moves.append(lambda d, x: d.op("linear", x, params=d.slots(), out_features=d.pick(2, 1, 4)))
         moves.append(lambda d, x: d.op("reshape", x, shape=d.pick((-1, 1, 1), (1, -1, 1))))
         moves.append(lambda d, x: d.op("flatten", x))
+        moves.append(_Drawing.moved)
         move: Move = self.pick(*moves)
         return move(self, t)
 
     def join(self, a: str, b: str) -> str:
         """Two tensors together by what their shapes allow; where nothing does, the second goes on alone."""
         s, t = self.net.shape(a), self.net.shape(b)
-        kinds = ["add", "mul"] if s == t else []
+        kinds = ["add", "mul", "sub", "maximum"] if s == t else []
         if len(s) == len(t) and s[1:] == t[1:]:
             kinds.insert(1, "concat")
         elif len(s) == len(t) == 3 and s[0] == t[0] and t[1:] == (1, 1):
-            kinds.append("mul")
+            kinds += ["mul", "add", "minimum"]
         if not kinds:
             return self.alone(b)
         return self.op(self.pick(*kinds), a, b)
