@@ -36,8 +36,9 @@ void net_trace(uint32_t step, uint32_t parameter, const void *gradient, uint32_t
 def compile_object(folder: Path, made: CExport) -> Path:
     """The object as a board would link it."""
     out = folder / "net.o"
-    subprocess.run([str(COMPILER), *FLAGS, "-fno-pic", "-fno-stack-protector", "-c", str(made.files[1]), "-o", str(out)],
-                   check=True, capture_output=True, text=True)  # fmt: skip
+    flags = [*FLAGS, "-fno-pic", "-fno-stack-protector"]
+    done = subprocess.run([str(COMPILER), *flags, "-c", str(made.files[1]), "-o", str(out)], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
     return out
 
 

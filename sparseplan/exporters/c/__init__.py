@@ -124,9 +124,7 @@ def generate(
     return CExport(name, header(program), source(program), ram, constant)
 
 
-def _program(
-    plan: Plan, parameters: Mapping[str, npt.NDArray[Any]], name: str, lr: float, hyper: Hyper
-) -> Program:
+def _program(plan: Plan, parameters: Mapping[str, npt.NDArray[Any]], name: str, lr: float, hyper: Hyper) -> Program:
     lowering = Lowering(plan, hyper)
     places, steps, network = lowering.places, plan.steps, plan.network
     arrivals = lowering.arrivals()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sparseplan.errors import ExportError
-from sparseplan.exporters.c.views import Part, View
+from sparseplan.exporters.c.views import Part, View, Views
 
 T = TypeVar("T", bound=Hashable)
 
@@ -22,8 +22,8 @@ class Call:
     """
 
     kernel: str
-    reads: tuple[View, ...]
-    writes: tuple[View, ...]
+    reads: Views
+    writes: Views
     ints: tuple[int, ...] = ()
     floats: tuple[float, ...] = ()
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from sparseplan.errors import ExportError
 from sparseplan.exporters.c.calls import Call
-from sparseplan.exporters.c.views import Image, Places, View
+from sparseplan.exporters.c.views import Image, Places, View, Views
 from sparseplan.ops import OpDef, OpInfo
 from sparseplan.ops.base import Shape
 from sparseplan.steps import PACKED_CODES, PACKED_SCALES, Arg, Step
@@ -47,28 +48,29 @@ class Context:
         if arg is not None:
             return self.places.read(arg, image)
         codes, scales = self.arg(PACKED_CODES), self.arg(PACKED_SCALES)
-        assert codes is not None and scales is not None  # verified plans hold what a kernel reads
+        if codes is None or scales is None:
+            raise ExportError(f"step {self.step.name!r} reads no {tag!r}; verify the plan")
         by, view = self.places.read(scales), self.places.read(codes, image)
         return replace(view, dtype="codes", scales=by, group=view.count // by.count)
 
-    def params(self, *slots: str) -> tuple[View, ...]:
+    def params(self, *slots: str) -> Views:
         """Those of the parameters that there are."""
         return tuple(self.read(slot) for slot in slots if self.has(slot))
 
-    def inputs(self, image: Image | None = None) -> tuple[View, ...]:
+    def inputs(self, image: Image | None = None) -> Views:
         """Inputs of a forward step, by slot."""
         return tuple(self.places.read(a, image) for a in self.step.reads[: len(self.info.inputs)])
 
-    def y(self, image: Image | None = None) -> tuple[View, ...]:
+    def y(self, image: Image | None = None) -> Views:
         """The output that a forward step writes."""
         return (self.places.written(self.step.writes[0], self.info.output, image),)
 
-    def dx(self, image: Image | None = None) -> tuple[View, ...]:
+    def dx(self, image: Image | None = None) -> Views:
         """The parts of an input's gradient that a step writes."""
         shape = self.info.inputs[self.slot]
         return tuple(self.places.written(a, shape, image) for a in self.step.writes)
 
-    def dp(self) -> tuple[View, ...]:
+    def dp(self) -> Views:
         """The parameter's gradient."""
         (arg,) = self.step.writes
         return (self.places.written(arg, arg.shape),)
@@ -83,8 +85,8 @@ class Context:
 
 
 Lower = Callable[[Context], Call]
-#: makes auxiliary ``tag`` from a source: (context, tag, source tag, source, what is written)
-LowerAux = Callable[[Context, str, str, View, View], Call]
+#: makes auxiliary ``tag`` from its source, or from all inputs: (context, tag, what is read, what is written)
+LowerAux = Callable[[Context, str, Views, View], Call]
 
 #: by kind of op and what is computed
 LOWER: dict[tuple[str, str], Lower] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.context import Context, lowers, lowers_aux
 from sparseplan.exporters.c.pointwise import channel_sum
-from sparseplan.exporters.c.views import Image, View
+from sparseplan.exporters.c.views import Image, View, Views
 from sparseplan.ops.base import Shape
 
 
@@ -123,13 +123,13 @@ def _pool_ints(c: Context, w: _Window) -> tuple[int, ...]:
 def _pool(c: Context) -> Call:
     w = _window(c)
     name = "sp_max_pool" if c.info.kind in _MAX else "sp_avg_pool"
-    return Call(name, c.inputs(w.in_rows), c.y(), _pool_ints(c, w))
+    return Call(name, c.inputs(), c.y(), _pool_ints(c, w))
 
 
 @lowers_aux(*_MAX)
-def _pool_index(c: Context, tag: str, source: str, x: View, index: View) -> Call:
+def _pool_index(c: Context, tag: str, x: Views, index: View) -> Call:
     w = _window(c)
-    return Call("sp_max_pool_index", (x,), (index,), _pool_ints(c, w))
+    return Call("sp_max_pool_index", x, (index,), _pool_ints(c, w))
 
 
 @lowers("grad_input", *_MAX, *_AVG)
@@ -139,7 +139,7 @@ def _pool_grad(c: Context) -> Call:
         return Call("sp_avg_pool_grad", (c.read("dy"),), c.dx(), _pool_ints(c, w))
     if c.has("index"):
         return Call("sp_max_pool_grad_index", (c.read("dy"), c.read("index")), c.dx(), _pool_ints(c, w))
-    return Call("sp_max_pool_grad_input", (c.read("dy"), c.read("x0", w.in_rows)), c.dx(), _pool_ints(c, w))
+    return Call("sp_max_pool_grad_input", (c.read("dy"), c.read("x0")), c.dx(), _pool_ints(c, w))
 
 
 @lowers("forward", "global_avg_pool")

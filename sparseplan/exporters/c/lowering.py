@@ -11,10 +11,10 @@ from sparseplan.errors import ExportError, near
 from sparseplan.exporters.c import dense, norms, pointwise, shapes
 from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.context import LOWER, LOWER_AUX, Context
-from sparseplan.exporters.c.views import Places
+from sparseplan.exporters.c.views import Places, Views
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 from sparseplan.plan import Plan
-from sparseplan.steps import OPTIMIZERS, TARGET, Step, TrainingOptions
+from sparseplan.steps import OPTIMIZERS, TARGET, Arg, Step, TrainingOptions
 
 #: the families of ops that enter their kernels in LOWER
 FAMILIES = (pointwise, dense, shapes, norms)
@@ -36,8 +36,12 @@ class Hyper:
     def __post_init__(self) -> None:
         if len(self.betas) != 2:
             raise ExportError(f"betas={self.betas!r} must be two numbers")
-        checks = [("momentum", self.momentum, 1.0), ("weight_decay", self.weight_decay, math.inf),
-                  ("eps", self.eps, math.inf), *((f"betas[{i}]", b, 1.0) for i, b in enumerate(self.betas))]  # fmt: skip
+        checks = [
+            ("momentum", self.momentum, 1.0),
+            ("weight_decay", self.weight_decay, math.inf),
+            ("eps", self.eps, math.inf),
+        ]
+        checks += [(f"betas[{i}]", b, 1.0) for i, b in enumerate(self.betas)]
         for name, value, below in checks:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not 0 <= value < below or (name == "eps" and value == 0):
@@ -87,8 +91,7 @@ class Lowering:
         if step.kind == "update":
             return [self._update(context)]
         if step.kind == "aux":
-            (arg,) = step.reads
-            return [self._aux(context, step.target, arg.tag, arg.tag, 0)]
+            return [self._aux(context, step.target, tuple(map(self.places.read, step.reads)), step.writes[0])]
         if step.kind in ("forward", "recompute"):
             return self._forward(context)
         return [self._lower(context, step.kind)]
@@ -107,22 +110,22 @@ class Lowering:
     def _forward(self, c: Context) -> list[Call]:
         """The output; auxiliaries of inputs before it, as it may take their place, those of the output after it."""
         before, after = [], []
-        for k, arg in enumerate(c.step.writes[1:], 1):
-            source = c.definition.aux(c.info)[arg.tag].sources[0]
-            (after if source == "y" else before).append(self._aux(c, arg.tag, source, source, k))
+        for arg in c.step.writes[1:]:
+            sources = c.definition.aux(c.info)[arg.tag].sources[:1]
+            if sources == ("y",):
+                (y,) = c.y()
+                after.append(self._aux(c, arg.tag, (replace(y, add=False),), arg))
+                continue
+            reads = [a for a in c.step.reads[: len(c.info.inputs)] if not sources or a.tag == sources[0]]
+            before.append(self._aux(c, arg.tag, tuple(map(self.places.read, reads)), arg))
         return [*before, self._lower(c, "forward"), *after]
 
-    def _aux(self, c: Context, tag: str, source: str, read: str, write: int) -> Call:
-        """An auxiliary from what a step reads under a tag, or from the output that it has just written."""
+    def _aux(self, c: Context, tag: str, reads: Views, write: Arg) -> Call:
+        """An auxiliary from its source, or from all inputs."""
         function = LOWER_AUX.get(c.info.kind)
         if function is None:
             raise ExportError(f"op {c.info.name!r}: kind {c.info.kind!r} has no C kernel for its auxiliary {tag!r}")
-        arg = c.arg(read)
-        image = c.info.inputs[0][-2:] if len(c.info.inputs[0]) == 3 and c.info.kind == "max_pool" else None
-        image = (1, c.info.inputs[0][-1]) if c.info.kind == "max_pool1d" else image
-        x = c.y()[0] if arg is None else self.places.read(arg, None if image is None else (image[0], image[1]))
-        made = c.step.writes[write]
-        return function(c, tag, source, replace(x, add=False), self.places.written(made, made.shape[1:]))
+        return function(c, tag, reads, self.places.written(write, write.shape[1:]))
 
     def _loss(self, step: Step) -> Call:
         if step.op not in _LOSSES:

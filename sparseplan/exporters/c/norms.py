@@ -8,7 +8,7 @@ from sparseplan.errors import ExportError
 from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.context import Context, inner, lowers, lowers_aux
 from sparseplan.exporters.c.pointwise import channel_sum
-from sparseplan.exporters.c.views import View
+from sparseplan.exporters.c.views import View, Views
 
 _ROWS = ("layer_norm", "group_norm", "instance_norm")
 #: numbers above are not told apart in float32
@@ -80,8 +80,8 @@ def _prelu(c: Context) -> Call:
 
 
 @lowers_aux("prelu")
-def _prelu_mask(c: Context, tag: str, source: str, x: View, mask: View) -> Call:
-    return Call("sp_map:sp_f_positive", (x,), (mask,))
+def _prelu_mask(c: Context, tag: str, x: Views, mask: View) -> Call:
+    return Call("sp_map:sp_f_positive", x, (mask,))
 
 
 @lowers("grad_input", "prelu")

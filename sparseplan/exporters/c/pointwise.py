@@ -9,7 +9,7 @@ from typing import Any
 
 from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.context import Context, flat, inner, lowers, lowers_aux
-from sparseplan.exporters.c.views import View
+from sparseplan.exporters.c.views import View, Views
 from sparseplan.ops.base import Shape
 
 Floats = tuple[float, ...]
@@ -98,9 +98,9 @@ def _curve_grad(c: Context) -> Call:
 
 
 @lowers_aux(*(kind for kind, curve in CURVES.items() if curve.mask))
-def _curve_mask(c: Context, tag: str, source: str, x: View, mask: View) -> Call:
+def _curve_mask(c: Context, tag: str, x: Views, mask: View) -> Call:
     curve = CURVES[c.info.kind]
-    return Call(f"sp_map:{curve.mask}", (x,), (mask,), floats=curve.floats(c.attrs))
+    return Call(f"sp_map:{curve.mask}", x, (mask,), floats=curve.floats(c.attrs))
 
 
 @lowers("forward", "gelu")
@@ -175,8 +175,10 @@ def _binary(c: Context) -> Call:
 
 def _spread(c: Context, function: str, tags: tuple[str, ...] = ()) -> Call:
     """The gradient of an input that may have been spread."""
-    shapes: dict[str, Shape] = {"y": c.info.output, **{f"x{i}": s for i, s in enumerate(c.info.inputs)}}
-    ints = flat(0, len(c.info.output), c.info.output, c.info.inputs[c.slot], *(shapes[t] for t in tags))
+    shapes: dict[str, Shape] = {f"x{i}": s for i, s in enumerate(c.info.inputs)}
+    ints = flat(
+        0, len(c.info.output), c.info.output, c.info.inputs[c.slot], *(shapes.get(t, c.info.output) for t in tags)
+    )
     return Call(f"sp_spread_grad:{function}", (c.read("dy"), *map(c.read, tags)), c.dx(), ints)
 
 
@@ -210,8 +212,17 @@ def _div_grad(c: Context) -> Call:
     return _spread(c, "sp_g_divisor", ("x1", "y")) if c.has("y") else _spread(c, "sp_g_divisor_input", ("x1", "x0"))
 
 
+@lowers_aux("maximum", "minimum")
+def _choice_mask(c: Context, tag: str, x: Views, mask: View) -> Call:
+    which = "second" if tag == "mask1" else "first"
+    ints = flat(len(c.info.output), c.info.output, *c.info.inputs)
+    return Call(f"sp_binary:sp_f_{_BINARY[c.info.kind]}_{which}", x, (mask,), ints)
+
+
 @lowers("grad_input", "maximum", "minimum")
 def _choice_grad(c: Context) -> Call:
+    if c.has(f"mask{c.slot}"):
+        return _spread(c, "sp_g_times", (f"mask{c.slot}",))
     which = "second" if c.slot else "first"
     return _spread(c, f"sp_g_{_BINARY[c.info.kind]}_{which}", ("x0", "y" if c.has("y") else "x1"))
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.context import Context, flat, lowers, lowers_aux
 from sparseplan.exporters.c.pointwise import copied
-from sparseplan.exporters.c.views import View
+from sparseplan.exporters.c.views import View, Views
 from sparseplan.ops.base import Shape
 
 #: rules of an axis, as arrange.c numbers them
@@ -213,8 +213,8 @@ def _extreme(c: Context) -> Call:
 
 
 @lowers_aux("amax", "amin")
-def _extreme_mask(c: Context, tag: str, source: str, x: View, mask: View) -> Call:
-    return Call("sp_extreme_mask", (x,), (mask,), _extreme_ints(c))
+def _extreme_mask(c: Context, tag: str, x: Views, mask: View) -> Call:
+    return Call("sp_extreme_mask", x, (mask,), _extreme_ints(c))
 
 
 @lowers("grad_input", "amax", "amin")

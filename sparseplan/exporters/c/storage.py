@@ -25,4 +25,4 @@ def encoded(array: npt.NDArray[Any], dtype: str, scale: float | None, what: str)
     with np.errstate(over="ignore"):  # beyond the range of fp16 lies infinity
         stored = flat.astype(numpy_dtype(dtype))
     # every dtype has the width of a little-endian integer
-    return stored.view(f"u{stored.itemsize}").astype(f"<u{stored.itemsize}").tobytes()
+    return bytes(stored.view(f"u{stored.itemsize}").astype(f"<u{stored.itemsize}").tobytes())

@@ -146,9 +146,14 @@ def _prototypes(p: Program) -> list[tuple[str, str]]:
     ]
     if p.accumulates:
         told = "Update by the mean gradient of that many steps, then set the sums to zero."
-        found.append((f"void {{n}}_update(float lr, uint32_t steps{number})", told + (" number: from 1." if number else "")))
+        found.append(
+            (f"void {{n}}_update(float lr, uint32_t steps{number})", told + (" number: from 1." if number else ""))
+        )
     found += [
-        ("uint32_t {n}_read(uint32_t parameter, float *to)", "Elements of a parameter, copied to `to` unless it is NULL."),
+        (
+            "uint32_t {n}_read(uint32_t parameter, float *to)",
+            "Elements of a parameter, copied to `to` if that is given.",
+        ),
         ("uint8_t *{n}_memory(uint32_t level)", "The arena of a level (2 or 3), or NULL."),
     ]
     return [(text.format(n=p.name), told) for text, told in found]
@@ -162,7 +167,7 @@ def header(p: Program) -> str:
         f"/* A training step of {_comment(plan.network.name)!r} by sparseplan: {plan.status.lower()} plan of "
         f"{len(plan.steps)} steps, {options.dtype},",
         f"   {options.optimizer}, gradients {options.gradients}. RAM: "
-        + ", ".join(f"{level} {p.sizes[level]} bytes" for level in p.ram) + "; nothing else is written but the stack. */",
+        + ", ".join(f"{level} {p.sizes[level]} bytes" for level in p.ram) + "; only the stack is written besides. */",
         f"#ifndef {guard}", f"#define {guard}", "", "#include <stdint.h>", "",
         *(f"#define {upper}_{level.upper()}_BYTES {size}" for level, size in p.sizes.items()),
         f"#define {upper}_ALIGNMENT {options.alignment}",
@@ -175,18 +180,21 @@ def header(p: Program) -> str:
         count = math.prod(next(v.shape for v in plan.values if v.name == a.tensor))
         lines.append(f"#define {upper}_{a.name.upper()}_ELEMENTS {count}")
     text = "\n".join(lines) + "\n\n"
-    text += "/* Parameters, in the order of their numbers: name, elements, updated (of `axis` the first `kept` of `of`). */\n"
+    text += (
+        "/* Parameters by number: name, elements, whether updated (and then of `axis` the first `kept` of `of`). */\n"
+    )
     text += _macro(f"{upper}_EACH_PARAMETER", [
         f"{_string(q.name)}, {q.view.count}, {int(q.updated)}, {q.axis}, {q.kept}, {q.of}" for q in p.parameters
     ])  # fmt: skip
-    text += "\n/* Buffers: value, its first byte there, level, offset, bytes, steps [start, stop) for which it lives. */\n"
+    text += "\n/* Buffers: value, its first byte there, level, offset, bytes, first step, step behind the last. */\n"
     text += _macro(f"{upper}_EACH_BUFFER", [
         f"{_string(b.value)}, {b.lo}, {b.level}, {b.offset}, {b.bytes}, {b.start}, {b.stop}"
         for b in sorted(plan.buffers, key=lambda b: (LEVELS.index(b.level), b.offset, b.start, b.value))
     ])  # fmt: skip
     text += '\n#ifdef __cplusplus\nextern "C" {\n#endif\n'
     text += "".join(f"\n/* {told} */\n{prototype};\n" for prototype, told in _prototypes(p))
-    text += "\n#ifdef SPARSEPLAN_TRACE\n/* Yours: called with the gradient of a parameter, as stored, when a step made or added to it. */\n"
+    text += "\n#ifdef SPARSEPLAN_TRACE\n"
+    text += "/* Yours: called with the gradient of a parameter, as stored, when a step made or added to it. */\n"
     text += f"void {p.name}_trace(uint32_t step, uint32_t parameter, const void *gradient, uint32_t bytes);\n#endif\n"
     return text + f"\n#ifdef __cplusplus\n}}\n#endif\n\n#endif /* {guard} */\n"
 
@@ -200,7 +208,8 @@ def _image(name: str, data: bytes) -> str:
 def _memories(p: Program) -> str:
     """The arenas, and how views find them."""
     text = "".join(
-        f"\n#ifndef SPARSEPLAN_{level}\n#define SPARSEPLAN_{level} SP_PLACED(\".bss.sparseplan_{level.lower()}\")\n#endif\n"
+        f"\n#ifndef SPARSEPLAN_{level}\n"
+        f'#define SPARSEPLAN_{level} SP_PLACED(".bss.sparseplan_{level.lower()}")\n#endif\n'
         f"static uint8_t sp_{level.lower()}[{p.sizes[level]}] SPARSEPLAN_{level};\n"
         for level in p.ram
     )
@@ -210,13 +219,16 @@ def _memories(p: Program) -> str:
     cases = "".join(
         f"        case {LEVELS.index(level)}: return {where.get(level, f'sp_{level.lower()}')};\n" for level in p.sizes
     )
-    return text + f"""
+    return (
+        text
+        + f"""
 static const uint8_t *sp_base(uint32_t level) {{
     switch (level) {{
 {cases}        default: return 0;
     }}
 }}
 """
+    )
 
 
 def _view(tables: Tables, v: View) -> str:
@@ -242,7 +254,8 @@ def _tables(p: Program, tables: Tables, kernels: list[str]) -> str:
     text += _array("int32_t sp_ints", [str(n) for group in tables.ints for n in group] or ["0"])
     text += _array("float sp_floats", [float_literal(x) for group in tables.floats for x in group] or ["0.0f"])
     text += _array("sp_call sp_calls", rows)
-    text += "/* Views of the parameters. */\n" + _array("uint16_t sp_parameters", map(str, shown))
+    if shown:
+        text += "/* Views of the parameters. */\n" + _array("uint16_t sp_parameters", map(str, shown))
     return text
 
 
@@ -286,21 +299,19 @@ def _functions(p: Program) -> str:
     clear = "".join(f"    memset(sp_{level.lower()}, 0, sizeof sp_{level.lower()});\n" for level in p.ram)
     copies, at = "", 0
     for level, offset, data in p.images:
-        copies += (f"    memcpy(sp_{level.lower()} + {offset}, (const uint8_t *)sp_images + {at}, {len(data)});\n")
+        copies += f"    memcpy(sp_{level.lower()} + {offset}, (const uint8_t *)sp_images + {at}, {len(data)});\n"
         at += len(data)
-    names = ", ".join(a.name for a in p.arguments)
     number = "number" if p.numbered else "1"
     step = f"""{prototypes[1]} {{
     const void *data[{len(p.arguments)}];
     sp_env e;
 """ + "".join(f"    data[{k}] = {a.name};\n" for k, a in enumerate(p.arguments))
-    del names
     fused = not p.accumulates
     step += f"""    e.data = data;
-    e.lr = {'lr' if fused else '0.0f'};
+    e.lr = {"lr" if fused else "0.0f"};
     e.samples = 1.0f;
     e.loss = 0.0f;
-    e.number = {number if fused else '1'};
+    e.number = {number if fused else "1"};
     sp_run(0, {p.updates}, &e);
     return e.loss;
 }}
@@ -320,19 +331,22 @@ def _functions(p: Program) -> str:
 {zero}}}
 """
     levels = "".join(f"    if (level == {level[1:]}) return sp_{level.lower()};\n" for level in p.ram)
-    return f"""{prototypes[0]} {{
-{clear}{copies}}}
-
-{step}{update}
-{prototypes[-2]} {{
-    const sp_view *v;
+    read = f"""    const sp_view *v;
     uint32_t i;
     if (parameter >= {len(p.parameters)}u) return 0;
     v = &sp_views[sp_parameters[parameter]];
     if (to)
         for (i = 0; i < v->count; i++) to[i] = sp_get(v, 0, i);
     return v->count;
-}}
+"""
+    if not p.parameters:
+        read = "    (void)parameter;\n    (void)to;\n    return 0;\n"
+    return f"""{prototypes[0]} {{
+{clear}{copies}}}
+
+{step}{update}
+{prototypes[-2]} {{
+{read}}}
 
 {prototypes[-1]} {{
 {levels}    return 0;

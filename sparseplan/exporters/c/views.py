@@ -64,6 +64,10 @@ class View:
         return len(self.parts) == 1 and not self.parts[0].by_row and self.covered == self.count
 
 
+#: what a kernel reads or writes, in its order
+Views = tuple[View, ...]
+
+
 class Places:
     """Where values lie.
 
@@ -114,7 +118,9 @@ class Places:
                 ends.append((at, at + take))
                 at += take
             if at != count:
-                raise ExportError(f"argument {arg.tag!r} of shape {arg.shape} is larger than its parts; verify the plan")
+                raise ExportError(
+                    f"argument {arg.tag!r} of shape {arg.shape} is larger than its parts; verify the plan"
+                )
             image = self._image(arg, image, ends)
             plane = image[0] * image[1]
             for s, (lo, hi) in zip(arg.spans, ends, strict=True):

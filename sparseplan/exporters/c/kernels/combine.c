@@ -116,6 +116,26 @@ static float sp_f_smaller(float x, float y, const float *p) {
     return x <= y ? x : y;
 }
 
+static float sp_f_larger_first(float x, float y, const float *p) {
+    (void)p;
+    return x >= y ? 1.0f : 0.0f;
+}
+
+static float sp_f_larger_second(float x, float y, const float *p) {
+    (void)p;
+    return x >= y ? 0.0f : 1.0f;
+}
+
+static float sp_f_smaller_first(float x, float y, const float *p) {
+    (void)p;
+    return x <= y ? 1.0f : 0.0f;
+}
+
+static float sp_f_smaller_second(float x, float y, const float *p) {
+    (void)p;
+    return x <= y ? 0.0f : 1.0f;
+}
+
 static float sp_g_minus(float dy, float x, float z, const float *p) {
     (void)x;
     (void)z;

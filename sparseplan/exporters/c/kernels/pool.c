@@ -9,14 +9,13 @@ static float sp_largest(const int32_t *n, const sp_view *x, uint32_t b, uint32_t
     *index = 0;
     for (ky = 0; ky < n[0]; ky++) {
         int32_t iy = (int32_t)oy * n[2] - n[4] + ky;
-        sp_seg row;
+        uint32_t row = (c * (uint32_t)n[7] + (uint32_t)iy) * (uint32_t)n[8];
         if (iy < 0 || iy >= n[7]) continue;
-        row = sp_at(x, b, (c * (uint32_t)n[7] + (uint32_t)iy) * (uint32_t)n[8]);
         for (kx = 0; kx < n[1]; kx++) {
             int32_t ix = (int32_t)ox * n[3] - n[5] + kx;
             float v;
             if (ix < 0 || ix >= n[8]) continue;
-            v = sp_ld(x, &row, (uint32_t)ix);
+            v = sp_get(x, b, row + (uint32_t)ix);
             if (v > best) {
                 best = v;
                 *index = (uint32_t)(ky * n[1] + kx);
@@ -122,12 +121,11 @@ static void sp_avg_pool(const sp_args *a) {
                     int32_t ky, kx;
                     for (ky = 0; ky < n[0]; ky++) {
                         int32_t iy = (int32_t)y * n[2] - n[4] + ky;
-                        sp_seg row;
+                        uint32_t row = (c * (uint32_t)n[7] + (uint32_t)iy) * (uint32_t)n[8];
                         if (iy < 0 || iy >= n[7]) continue;
-                        row = sp_at(x, b, (c * (uint32_t)n[7] + (uint32_t)iy) * (uint32_t)n[8]);
                         for (kx = 0; kx < n[1]; kx++) {
                             int32_t ix = (int32_t)z * n[3] - n[5] + kx;
-                            if (ix >= 0 && ix < n[8]) total += sp_ld(x, &row, (uint32_t)ix);
+                            if (ix >= 0 && ix < n[8]) total += sp_get(x, b, row + (uint32_t)ix);
                         }
                     }
                     sp_put(w, b, (c * rows + y) * cols + z, total * (1.0f / sp_entries(n, y, z)));
