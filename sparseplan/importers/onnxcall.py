@@ -114,14 +114,14 @@ class Call:
             raise NetworkError(f"attribute {name!r} is of kind {found.kind}; it has to be {kind}")
         return found.value
 
-    def int(self, name: str, default: int | None = None) -> int:
+    def integer(self, name: str, default: int | None = None) -> int:
         """An integer; raises NetworkError where it is missing and has no default."""
         found = self.attr(name, "int", default)
         if found is None:
             raise NetworkError(f"attribute {name!r} is missing")
         return int(found)
 
-    def float(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float) -> float:
         """A finite number."""
         found = float(self.attr(name, "float", default))
         if not math.isfinite(found):
@@ -165,7 +165,7 @@ class Call:
 
 
 Rule = Callable[[Call], "Held | Sequence[Held]"]
-Fold = Callable[[Call], "Array | Sequence[Array]"]
+Fold = Callable[[Call], "Array | list[Array]"]
 
 
 def is_float(dtype: np.dtype[Any] | None) -> bool:

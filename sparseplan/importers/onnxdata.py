@@ -37,16 +37,27 @@ _PACKED = {21: 0x0F, 22: 0x0F}
 #: the field in which a type's elements are listed where they are not given as raw bytes
 _FIELDS = {1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data"}
 
+_LISTED: dict[str, Any] = {"float_data": np.float32, "double_data": np.float64, "uint64_data": np.uint64}
+
 #: more axes than these are taken for hostile
 MAX_AXES = 32
 MAX_ELEMENTS = 2**40
 
 
-@dataclass(frozen=True, slots=True)
+#: external data of one model are at most these bytes, however often they are named
+MAX_EXTERNAL = 2**30
+
+
+@dataclass(slots=True)
 class Folder:
-    """Where a model's external data may lie: in its own folder, and nowhere else."""
+    """Where a model's external data may lie: in its own folder, and nowhere else.
+
+    Attributes:
+        left: bytes that may still be read.
+    """
 
     root: Path
+    left: int = MAX_EXTERNAL
 
     def place(self, location: str) -> Path:
         """The regular file of a location. Raises NetworkError where it leads elsewhere."""
@@ -106,13 +117,19 @@ def array_of(tensor: Any, folder: Folder, where: str) -> Array:
         raw = _external(tensor, folder, size, where)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != size:
-            raise NetworkError(f"{where}: dims={list(shape)} of {dtype} take {size} bytes, but {len(tensor.raw_data)} are there")
+            raise NetworkError(
+                f"{where}: dims={list(shape)} of {dtype} take {size} bytes, but {len(tensor.raw_data)} are there"
+            )
         raw = tensor.raw_data
     else:
         return _listed(tensor, dtype, shape, where)
     if packed:
         return _unpacked(np.frombuffer(raw, np.uint8), count, tensor.data_type == 22).reshape(shape)
-    return np.frombuffer(raw, dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype).astype(dtype, copy=False).reshape(shape)
+    return (
+        np.frombuffer(raw, dtype.newbyteorder("<") if dtype.kind in "iuf" else dtype)
+        .astype(dtype, copy=False)
+        .reshape(shape)
+    )
 
 
 def _unpacked(raw: Array, count: int, signed: bool) -> Array:
@@ -129,8 +146,7 @@ def _listed(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...], where: st
     wanted = (count + 1) // 2 if packed else count
     if len(field) != wanted:
         raise NetworkError(f"{where}: dims={list(shape)} hold {count} elements, but {len(field)} are listed")
-    numbers = np.array(field, {"float_data": np.float32, "double_data": np.float64}.get(_FIELDS.get(tensor.data_type, ""), None)
-                       or (np.uint64 if _FIELDS.get(tensor.data_type) == "uint64_data" else np.int64))  # fmt: skip
+    numbers = np.array(field, _LISTED.get(_FIELDS.get(tensor.data_type, ""), np.int64))
     if packed:
         return _unpacked((numbers & 0xFF).astype(np.uint8), count, tensor.data_type == 22).reshape(shape)
     if tensor.data_type in (10, 16):  # bit patterns of 16 bits
@@ -158,8 +174,12 @@ def _external(tensor: Any, folder: Folder, size: int, where: str) -> bytes:
             there = os.fstat(file.fileno()).st_size
             if offset + size > there:
                 raise NetworkError(
-                    f"{where}: external data at offset={offset} of length={size} reach beyond the {there} bytes of {path.name!r}"
+                    f"{where}: external data at offset={offset} of length={size} reach beyond "
+                    f"the {there} bytes of {path.name!r}"
                 )
+            if size > folder.left:
+                raise NetworkError(f"{where}: external data of over {MAX_EXTERNAL} bytes; no such network is small")
+            folder.left -= size
             file.seek(offset)
             raw = file.read(size)
     except OSError as error:

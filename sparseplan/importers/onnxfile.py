@@ -28,8 +28,8 @@ def read_onnx(
     path: str | os.PathLike[str],
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     outputs: Sequence[str] | None = None,
-    values: Mapping[str, Any] | None = None,
 ) -> Imported:
     """The network of an ONNX file, read for one sample; see ``importers.onnx``.
 
@@ -45,7 +45,7 @@ def read_onnx(
     where = str(place) if len(str(place)) <= 200 else "…" + str(place)[-200:]
     try:
         model = _model(place)
-        return _imported(model, place.stem or "onnx", shapes or {}, outputs, values or {})
+        return _imported(model, place.stem or "onnx", shapes or {}, outputs, fixed or {})
     except NetworkError as error:
         raise NetworkError(f"{where}: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -86,7 +86,7 @@ def _model(path: Path) -> Model:
         raise NetworkError("holds no graph of any nodes; an ONNX model was expected")
     if len(proto.functions):
         names = [f.name for f in proto.functions[:3]]
-        raise NetworkError(f"defines functions of its own ({names}), which are not read; inline them with onnx.inliner")
+        raise NetworkError(f"defines functions of its own ({names}); they are not read: inline them with onnx.inliner")
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
         domain = "" if entry.domain == "ai.onnx" else str(entry.domain)
@@ -96,16 +96,23 @@ def _model(path: Path) -> Model:
         raise NetworkError("names no opset of ONNX's own operators")
     if opsets[""] < MIN_OPSET:
         raise NetworkError(
-            f"is of opset {opsets['']}; {MIN_OPSET} or later can be read: convert it (onnx.version_converter) or export it anew"
+            f"is of opset {opsets['']}; {MIN_OPSET} or later can be read: convert it (onnx.version_converter) or "
+            "export it anew"
         )
     if opsets[""] > newest:
-        raise NetworkError(f"is of opset {opsets['']}, but the onnx installed knows {newest} at most; install a newer one")
+        raise NetworkError(
+            f"is of opset {opsets['']}, but the onnx installed knows {newest} at most; install a newer one"
+        )
     graph = GraphReader(Folder(path.absolute().parent)).graph(proto.graph)
     return Model(graph, opsets, int(proto.ir_version))
 
 
 def _imported(
-    model: Model, name: str, shapes: Mapping[str, Sequence[int]], outputs: Sequence[str] | None, values: Mapping[str, Any]
+    model: Model,
+    name: str,
+    shapes: Mapping[str, Sequence[int]],
+    outputs: Sequence[str] | None,
+    fixed: Mapping[str, Any],
 ) -> Imported:
     graph = model.graph
     wanted = tuple(graph.outputs if outputs is None else outputs)
@@ -118,7 +125,7 @@ def _imported(
     draft.reserve(graph.constants)
     integers: set[str] = set()
     scope = Scope(graph)
-    _enter(graph, draft, scope, integers, shapes, values)
+    _enter(graph, draft, scope, integers, shapes, fixed)
     walker = Walker(model, draft, frozenset(integers))
     walker.all.update(scope.values)
     walker.all.update(graph.constants)
@@ -149,23 +156,28 @@ def _imported(
 
 
 def _enter(
-    graph: Graph, draft: Draft, scope: Scope, integers: set[str], shapes: Mapping[str, Sequence[int]], values: Mapping[str, Any]
+    graph: Graph,
+    draft: Draft,
+    scope: Scope,
+    integers: set[str],
+    shapes: Mapping[str, Sequence[int]],
+    fixed: Mapping[str, Any],
 ) -> None:
     """Declare the network's inputs; those with fixed values are constants."""
     ports = {p.name: p for p in graph.inputs}
-    for what, given in (("shapes", shapes), ("values", values)):
+    for what, given in (("shapes", shapes), ("fixed", fixed)):
         for name in given:
             if name not in ports:
-                raise NetworkError(f"{what} name input {short(str(name))}, which is unknown{near(str(name), ports)}")
+                raise NetworkError(f"{what} names input {short(str(name))}, which is unknown{near(str(name), ports)}")
     symbols = _symbols(graph.inputs, shapes)
     for port in graph.inputs:
         dtype = DTYPES[port.dtype]
-        if port.name in values:
-            array = as_array(values[port.name], dtype)
+        if port.name in fixed:
+            array = as_array(fixed[port.name], dtype)
             rank = None if port.dims is None else len(port.dims)
             if rank is not None and array.ndim != rank:
                 if array.size != 1:
-                    raise NetworkError(f"values[{port.name!r}] has {array.ndim} axes; the input has {rank}")
+                    raise NetworkError(f"fixed[{port.name!r}] has {array.ndim} axes; the input has {rank}")
                 array = array.reshape((1,) * rank)
             scope.values[port.name] = Known(array)
             continue
@@ -223,7 +235,9 @@ def _full_shape(port: Port, given: Sequence[int] | None, symbols: Mapping[str, i
                 raise NetworkError(f"{where} is {dim} long along axis {axis}, but shapes[{port.name!r}]={shape}")
         return shape
     if port.dims is None:
-        raise NetworkError(f"{where} has no shape in the file; give shapes={{{port.name!r}: (1, …)}}, or --shape {port.name}=1,…")
+        raise NetworkError(
+            f"{where} has no shape in the file; give shapes={{{port.name!r}: (1, …)}}, or --shape {port.name}=1,…"
+        )
     made: list[int] = []
     for axis, dim in enumerate(port.dims):
         if isinstance(dim, int):
@@ -234,7 +248,7 @@ def _full_shape(port: Port, given: Sequence[int] | None, symbols: Mapping[str, i
             made.append(1)
         else:
             called = f" ({dim!r})" if isinstance(dim, str) else ""
-            hint = ["1" if i == 0 and not isinstance(d, int) else str(d) if isinstance(d, int) else f"N{i}" for i, d in enumerate(port.dims)]
+            hint = [str(d) if isinstance(d, int) else f"N{i}" if i else "1" for i, d in enumerate(port.dims)]
             raise NetworkError(
                 f"{where} leaves axis {axis}{called} open; give shapes={{{port.name!r}: ({', '.join(hint)})}}, "
                 f"or --shape {port.name}={','.join(hint)} on the command line"

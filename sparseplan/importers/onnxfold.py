@@ -81,7 +81,7 @@ def _mod(call: Call) -> Array:
     a, b = _spread(call, 2)
     if a.dtype.kind in "iu" and not b.all():
         raise NetworkError("remainder of a division of integers by 0")
-    function = np.fmod if call.int("fmod", 0) else np.mod
+    function = np.fmod if call.integer("fmod", 0) else np.mod
     return np.asarray(function(a, b))
 
 
@@ -93,7 +93,7 @@ def _pow(a: Array, b: Array) -> Array:
 
 
 def _cast(call: Call) -> Array:
-    return cast(call.array(0), call.int("to"))
+    return cast(call.array(0), call.integer("to"))
 
 
 def cast(x: Array, to: int) -> Array:
@@ -129,7 +129,7 @@ def _concat(call: Call) -> Array:
     arrays = [call.array(i) for i in range(len(call.values))]
     if not arrays or len({a.ndim for a in arrays}) > 1 or not arrays[0].ndim:
         raise NetworkError(f"shapes {[a.shape for a in arrays]} do not concatenate")
-    axis = axis_of(call.int("axis"), arrays[0].ndim)
+    axis = axis_of(call.integer("axis"), arrays[0].ndim)
     if len({a.shape[:axis] + a.shape[axis + 1 :] for a in arrays}) > 1:
         raise NetworkError(f"shapes {[a.shape for a in arrays]} do not concatenate along axis {axis}")
     # a list of 1e5 copies of one constant is small in the file
@@ -173,18 +173,19 @@ def _gather(call: Call) -> Array:
     x, indices = call.array(0), call.array(1)
     if indices.dtype.kind not in "iu":
         raise NetworkError(f"indices are of type {indices.dtype}; they must be integers")
-    axis = axis_of(call.int("axis", 0), x.ndim)
+    axis = axis_of(call.integer("axis", 0), x.ndim)
     sized((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     n = x.shape[axis]
     if indices.size and not (-n <= indices.min() and indices.max() < n):
         raise NetworkError(f"indices {indices.reshape(-1)[:8].tolist()} lie outside extent {n} of axis {axis}")
-    return np.take(x, indices.astype(np.intp) % max(1, n), axis)
+    taken: Array = np.take(x, indices.astype(np.intp) % max(1, n), axis)
+    return taken
 
 
 def reshaped(call: Call, shape: Shape) -> Shape:
     """The shape that Reshape makes of one; 0 keeps an extent, -1 is what is left. Raises NetworkError."""
     wanted = call.numbers(1)
-    keep = not call.int("allowzero", 0)
+    keep = not call.integer("allowzero", 0)
     made = []
     for i, n in enumerate(wanted):
         if n == 0 and keep:
@@ -239,7 +240,7 @@ def squeezed(shape: Shape, axes: Sequence[int] | None) -> Shape:
 
 def flattened(call: Call, shape: Shape) -> Shape:
     """Flatten's two axes."""
-    axis = call.int("axis", 1)
+    axis = call.integer("axis", 1)
     if not -len(shape) <= axis <= len(shape):
         raise NetworkError(f"axis={axis} is beyond rank {len(shape)}")
     axis = axis % len(shape) if axis < 0 else axis
@@ -264,7 +265,8 @@ def expand_shape(call: Call, shape: Shape) -> Shape:
 
 
 def _expand(call: Call) -> Array:
-    return np.broadcast_to(call.array(0), sized(expand_shape(call, call.array(0).shape)))
+    made: Array = np.broadcast_to(call.array(0), sized(expand_shape(call, call.array(0).shape)))
+    return made
 
 
 def repeats_of(call: Call, rank: int) -> list[int]:
@@ -291,12 +293,12 @@ def _reduce(function: Callable[..., Any]) -> Fold:
     def fold(call: Call) -> Array:
         x = call.array(0)
         axes = call.axes(x.ndim)
-        if not axes and call.int("noop_with_empty_axes", 0):
+        if not axes and call.integer("noop_with_empty_axes", 0):
             return x
         over = tuple(sorted(set(axes))) if axes else tuple(range(x.ndim))
         if not x.size:
             raise NetworkError(f"a reduction of shape {x.shape}, which has no elements")
-        made = function(x, axis=over, keepdims=bool(call.int("keepdims", 1)))
+        made = function(x, axis=over, keepdims=bool(call.integer("keepdims", 1)))
         return np.asarray(made).astype(x.dtype, copy=False)
 
     return fold
@@ -306,7 +308,7 @@ def split_sizes(call: Call, extent: int) -> list[int]:
     """How Split cuts an extent. Raises NetworkError."""
     sizes = call.numbers(1) if call.has(1) else call.ints("split")
     if sizes is None:
-        count = call.int("num_outputs", len(call.node.outputs))
+        count = call.integer("num_outputs", len(call.node.outputs))
         if count < 1 or count != len(call.node.outputs):
             raise NetworkError(f"num_outputs={count}, but {len(call.node.outputs)} outputs are named")
         size = -(-extent // count)
@@ -318,7 +320,7 @@ def split_sizes(call: Call, extent: int) -> list[int]:
 
 def _split(call: Call) -> list[Array]:
     x = call.array(0)
-    axis = axis_of(call.int("axis", 0), x.ndim)
+    axis = axis_of(call.integer("axis", 0), x.ndim)
     return np.split(x, np.cumsum(split_sizes(call, x.shape[axis]))[:-1].tolist(), axis)
 
 
@@ -370,7 +372,7 @@ def _onehot(call: Call) -> Array:
     indices, depth, values = call.array(0), call.numbers(1), call.array(2)
     if len(depth) != 1 or values.size != 2 or indices.dtype.kind not in "iu" or depth[0] < 1:
         raise Unsupported("this one-hot")
-    axis = axis_of(call.int("axis", -1), indices.ndim + 1)
+    axis = axis_of(call.integer("axis", -1), indices.ndim + 1)
     sized((*indices.shape, depth[0]))
     hot = (indices[..., None] % depth[0]) == np.arange(depth[0])
     return np.moveaxis(np.where(hot, values.reshape(-1)[1], values.reshape(-1)[0]), -1, axis)
@@ -381,12 +383,12 @@ def _trilu(call: Call) -> Array:
     shift = max(-(2**24), min(2**24, shift))
     if call.array(0).ndim < 2:
         raise NetworkError(f"shape {call.array(0).shape} is no matrix")
-    return np.triu(call.array(0), shift) if call.int("upper", 1) else np.tril(call.array(0), shift)
+    return np.triu(call.array(0), shift) if call.integer("upper", 1) else np.tril(call.array(0), shift)
 
 
 def _cumsum(call: Call) -> Array:
     axis = call.numbers(1)
-    if len(axis) != 1 or call.int("exclusive", 0) or call.int("reverse", 0):
+    if len(axis) != 1 or call.integer("exclusive", 0) or call.integer("reverse", 0):
         raise Unsupported("this cumulative sum")
     x = call.array(0)
     return np.cumsum(x, axis_of(axis[0], x.ndim), dtype=x.dtype)
@@ -419,7 +421,7 @@ def named(call: Call, x: Known) -> Known:
     if op == "Flatten":
         return x.reshaped(flattened(call, shape))
     if op == "Cast":
-        made = cast(x.array, call.int("to"))
+        made = cast(x.array, call.integer("to"))
         whole = made.dtype.kind != x.array.dtype.kind
         return Known(made, None if whole else x.name, None if whole else x.layout)
     return x
@@ -492,5 +494,5 @@ FOLDS: dict[str, Fold] = {
 
 def shape_of(call: Call, shape: Shape) -> Array:
     """Shape's output: some of the extents."""
-    start, end = call.int("start", 0), call.int("end", len(shape))
+    start, end = call.integer("start", 0), call.integer("end", len(shape))
     return np.array(shape[slice(start, end)], np.int64)

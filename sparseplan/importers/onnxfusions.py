@@ -212,7 +212,9 @@ def hard_swish(node: Node, graph: Graph, find: Find) -> Found | None:
     if last is None or last.op not in ("Div", "Mul") or len(last.outputs) != 1:
         return None
     other = _other(last, product[1]) or ""
-    if not path.is_number(other, 6.0 if last.op == "Div" else 1 / 6) or (last.op == "Div" and last.inputs[0] != product[1]):
+    if not path.is_number(other, 6.0 if last.op == "Div" else 1 / 6) or (
+        last.op == "Div" and last.inputs[0] != product[1]
+    ):
         return None
     path.nodes.append(last)
     return Found(path.nodes, last.outputs[0], lambda draft: draft.same("hardswish", x))
@@ -235,12 +237,30 @@ def product_and_bias(node: Node, graph: Graph, find: Find) -> Found | None:
     return Found(path.nodes, plus[1], lambda draft: draft.linear(x, weight.transposed((1, 0)), bias))
 
 
+def scale_and_shift(node: Node, graph: Graph, find: Find) -> Found | None:
+    """A product with one number, then a sum with one number."""
+    path = _Path(graph, find, node)
+    name = next((i for i in node.inputs if isinstance(find(i), Made)), None)
+    x = _tensor(find, name) if name is not None else None
+    if name is None or x is None or len(node.inputs) != 2 or (node.op == "Div" and node.inputs[0] != name):
+        return None
+    scale = path.number(_other(node, name) or "")
+    plus = path.step(node.outputs[0], "Add") if scale else None
+    shift = path.number(plus[0]) if plus else None
+    if scale is None or plus is None or shift is None or not math.isfinite(shift):
+        return None
+    factor = scale if node.op == "Mul" else 1 / scale
+    if not math.isfinite(factor) or any(len(find(i).shape) > x.rank for i in (_other(node, name), plus[0])):  # type: ignore
+        return None
+    return Found(path.nodes, plus[1], lambda draft: draft.same("scale_shift", x, scale=factor, shift=shift))
+
+
 Pattern = Callable[[Node, Graph, Find], "Found | None"]
 
 #: op that a pattern begins with to the patterns
 FUSIONS: dict[str, tuple[Pattern, ...]] = {
-    "Div": (gelu,),
-    "Mul": (gelu,),
+    "Div": (gelu, scale_and_shift),
+    "Mul": (gelu, scale_and_shift),
     "ReduceMean": (layer_norm,),
     "Sigmoid": (silu,),
     "HardSigmoid": (hard_gate,),

@@ -182,7 +182,7 @@ class GraphReader:
             items = {_FLOATS: attr.floats, _INTS: attr.ints, _STRINGS: attr.strings}[kind]
             if len(items) > MAX_ENTRIES:
                 raise NetworkError(f"{where} holds {len(items)} entries; at most {MAX_ENTRIES} are read")
-            value = tuple(map({_FLOATS: float, _INTS: int, _STRINGS: _text}[kind], items))
+            value = tuple(_text(i) if kind == _STRINGS else i for i in items)
         elif kind == _TENSORS:
             value = tuple(array_of(t, self.folder, where) for t in attr.tensors)
         else:
@@ -207,7 +207,9 @@ def _port(proto: Any, what: str) -> Port:
         raise NetworkError(f"input {short(name)} is no tensor ({kind or 'of no type'}); only tensors can be read")
     tensor = proto.type.tensor_type
     if what == "input" and tensor.elem_type not in DTYPES:
-        raise NetworkError(f"input {short(name)} has element type {tensor.elem_type}, which cannot be read; use numbers")
+        raise NetworkError(
+            f"input {short(name)} has element type {tensor.elem_type}, which cannot be read; use numbers"
+        )
     if not tensor.HasField("shape"):
         return Port(name, tensor.elem_type, None)
     if len(tensor.shape.dim) > MAX_AXES:

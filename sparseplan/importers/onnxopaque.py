@@ -19,6 +19,13 @@ _MICROSOFT = "com.microsoft"
 _NUMBERS = {dtype: number for number, dtype in reversed(DTYPES.items())}
 
 
+#: ops that multiply and accumulate, and the input that is their weight
+_WEIGHTS = {
+    "Conv": 1, "ConvInteger": 1, "DynamicQuantizeMatMul": 1, "FusedConv": 1, "FusedMatMul": 1, "Gemm": 1, "MatMul": 1,
+    "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "QLinearConv": 3, "QLinearMatMul": 3,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Stated:
     """What is known of an input: full shape, element type, the array where it is constant."""
@@ -32,9 +39,7 @@ class Stated:
 Output = tuple[Shape, "np.dtype[Any] | None"]
 
 
-def outputs_of(
-    model: Model, node: Node, inputs: Sequence[Stated], declared: Mapping[str, Port]
-) -> list[Output] | str:
+def outputs_of(model: Model, node: Node, inputs: Sequence[Stated], declared: Mapping[str, Port]) -> list[Output] | str:
     """Shapes and element types of a node's outputs, or why they are not known."""
     wanted = [name for name in node.outputs if name]
     told, reason = _inferred(model, node, inputs)
@@ -120,7 +125,10 @@ def _inferred(model: Model, node: Node, inputs: Sequence[Stated]) -> tuple[dict[
         if stated.array is not None and stated.array.size <= _SHOWN and stated.array.dtype.kind in "iufb":
             raw = np.ascontiguousarray(stated.array)
             data[stated.name] = onnx.TensorProto(
-                name=stated.name, data_type=number, dims=raw.shape, raw_data=raw.astype(raw.dtype.newbyteorder("<")).tobytes()
+                name=stated.name,
+                data_type=number,
+                dims=raw.shape,
+                raw_data=raw.astype(raw.dtype.newbyteorder("<")).tobytes(),
             )
     opsets = [helper.make_opsetid(domain, number) for domain, number in model.opsets.items()]
     if any(name not in node.inputs for name in captured(node)):
@@ -138,14 +146,15 @@ def _port_of(name: str, proto: Any) -> Port:
     tensor = proto.tensor_type
     if proto.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
         return Port(name, tensor.elem_type, None)
-    return Port(name, tensor.elem_type, tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in tensor.shape.dim))
+    return Port(
+        name, tensor.elem_type, tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    )
 
 
 def macs_of(node: Node, shapes: Sequence[Shape | None], output: Shape) -> int:
     """Multiply-accumulates of convolutions and products of matrices, and 0 for what is not known."""
     name = node.op.removeprefix(_MICROSOFT + ".")
-    at = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "Gemm": 1,
-          "QGemm": 3, "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1, "FusedConv": 1, "FusedMatMul": 1}.get(name)  # fmt: skip
+    at = _WEIGHTS.get(name)
     if at is None or at >= len(shapes):
         return 0
     weight = shapes[at]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from sparseplan.errors import InternalError, NetworkError
-from sparseplan.importers.draft import Array, Draft, Known, Made, Shape
+from sparseplan.errors import NetworkError
+from sparseplan.importers.draft import Draft, Known, Made
 from sparseplan.importers.onnxcall import Call, Held, OneHot, Unknown, Unsupported, is_float
-from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, named
+from sparseplan.importers.onnxdata import dtype_of
+from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, named, shape_of
 from sparseplan.importers.onnxfusions import FUSIONS, Found
 from sparseplan.importers.onnxgraph import Graph, Model, Node, captured, short
 from sparseplan.importers.onnxopaque import Stated, macs_of, outputs_of
@@ -125,7 +126,7 @@ class Walker:
     def _fold(self, call: Call) -> Sequence[Held] | None:
         """A node of constants alone, computed; None where it cannot be."""
         node = call.node
-        if node.op in NAMED and call.values and not call.int("training_mode", 0):
+        if node.op in NAMED and call.values and not call.integer("training_mode", 0):
             return [named(call, call.known(0))]
         if node.op not in FOLDS:
             return None
@@ -136,7 +137,7 @@ class Walker:
             return None
         except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError, MemoryError) as error:
             raise NetworkError(f"cannot be computed from its constants: {_line(error)}") from None
-        arrays = made if isinstance(made, (list, tuple)) else [made]
+        arrays = [made] if isinstance(made, np.ndarray) else list(made)
         self._folded += sum(a.size for a in arrays)
         if self._folded > MAX_FOLDED_ALL:
             raise NetworkError("constants of over 2**26 elements would be computed; fold them before, or use fewer")
@@ -181,7 +182,8 @@ class Walker:
                 raise error
             raise NetworkError(
                 f"cannot be read ({reason}), and its outputs' shapes are not known ({ports}); give them in the file "
-                "(value_info, as onnx.shape_inference writes them), choose outputs before it, or fix the inputs that it depends on"
+                "(value_info, as onnx.shape_inference writes them), choose outputs before it, or fix inputs that "
+                "it depends on"
             )
         inputs = [self._tensor(v) for v in call.values if v is not None]
         inputs += [
@@ -220,9 +222,7 @@ class Walker:
             if name in scope.dtypes:
                 continue
             if node.op == "Cast":
-                from sparseplan.importers.onnxdata import dtype_of
-
-                scope.dtypes[name] = dtype_of(call.int("to"), "attribute 'to'")
+                scope.dtypes[name] = dtype_of(call.integer("to"), "attribute 'to'")
             elif node.op == "CastLike":
                 scope.dtypes[name] = call.dtypes[1] or first
             elif node.op in _TRUTHS:
@@ -259,7 +259,9 @@ class Walker:
         condition = call.values[0] if call.values else None
         if not isinstance(condition, Known):
             switches = [p.name for p in self.model.graph.inputs if p.name in self.integers]
-            hint = f"; fix an input that it depends on, as values={{{switches[0]!r}: …}} (--fix {switches[0]}=…)" if switches else ""
+            hint = ""
+            if switches:
+                hint = f"; fix an input that it depends on, as fixed={{{switches[0]!r}: …}} (--fix {switches[0]}=…)"
             try:
                 return self._opaque(call, scope, "its condition is not constant", None)
             except NetworkError as error:
@@ -285,8 +287,6 @@ class Walker:
 
 
 def _shape(call: Call) -> Known:
-    from sparseplan.importers.onnxfold import shape_of
-
     value = call.values[0] if call.values else None
     if value is None:
         raise NetworkError("input 0 is missing")

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from sparseplan.importers.onnxcall import Rule, table
-from sparseplan.importers.onnxrules import convs, dense, elementwise, moves, norms, pools, recurrent, reductions, resizing
+from sparseplan.importers.onnxrules import (
+    convs,
+    dense,
+    elementwise,
+    moves,
+    norms,
+    pools,
+    recurrent,
+    reductions,
+    resizing,
+)
 
 RULES: dict[str, Rule] = table(
     convs.RULES,

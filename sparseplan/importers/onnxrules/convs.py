@@ -38,15 +38,15 @@ def _attrs(window: Sliding, spatial: int, **more: Attr) -> dict[str, Attr]:
 def conv(call: Call) -> Made:
     """Conv; negative padding cuts the input."""
     x, weight, params, spatial = _parts(call)
-    groups = call.int("group", 1)
+    groups = call.integer("group", 1)
     if groups < 1 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
         raise NetworkError(f"channels of {x.shape} do not fit a weight of shape {weight.shape} in group={groups}")
     window = sliding(call, x.shape[2:], weight.shape[2:])
     if window.kernel != weight.shape[2:]:
         raise NetworkError(f"kernel_shape={list(window.kernel)} does not fit a weight of shape {weight.shape}")
     if min(*window.before, *window.after) < 0:
-        cuts = [(0, 0, *(min(0, n) for n in side)) for side in (window.before, window.after)]
-        x = call.draft.pad(x, *cuts, "constant")
+        front, back = ((0, 0, *(min(0, n) for n in side)) for side in (window.before, window.after))
+        x = call.draft.pad(x, front, back, "constant")
         before, after = (tuple(max(0, n) for n in side) for side in (window.before, window.after))
         window = Sliding(window.kernel, window.strides, before, after, window.dilations)
     attrs = _attrs(window, spatial, out_channels=weight.shape[0], groups=groups)
@@ -56,7 +56,7 @@ def conv(call: Call) -> Made:
 def conv_transpose(call: Call) -> Held:
     """ConvTranspose; ``output_shape`` decides the pads where it is given."""
     x, weight, params, spatial = _parts(call)
-    groups = call.int("group", 1)
+    groups = call.integer("group", 1)
     if groups < 1 or x.shape[1] != weight.shape[0] or x.shape[1] % groups:
         raise NetworkError(f"channels of {x.shape} do not fit a weight of shape {weight.shape} in group={groups}")
     mode = call.text("auto_pad", "NOTSET")
@@ -75,7 +75,9 @@ def conv_transpose(call: Call) -> Held:
     if wanted is not None:
         if len(wanted) != spatial:
             raise NetworkError(f"output_shape={wanted} must be {spatial} numbers")
-        whole = [(n - 1) * s + e + p for n, s, e, p in zip(x.shape[2:], plain.strides, plain.extents, extra, strict=True)]
+        whole = [
+            (n - 1) * s + e + p for n, s, e, p in zip(x.shape[2:], plain.strides, plain.extents, extra, strict=True)
+        ]
         total = [a - b for a, b in zip(whole, wanted, strict=True)]
         if min(total) < 0:
             raise Unsupported(f"output_shape={wanted} is larger than what the windows reach")

@@ -52,10 +52,10 @@ def gemm(call: Call) -> Made:
     a, b = call.value(0), call.value(1)
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise NetworkError(f"shapes {a.shape} and {b.shape} are no matrices")
-    if call.int("transA", 0):
+    if call.integer("transA", 0):
         a = _turned(draft, a)
-    weight = b if call.int("transB", 0) else _turned(draft, b)  # (out, in)
-    alpha, beta = call.float("alpha", 1.0), call.float("beta", 1.0)
+    weight = b if call.integer("transB", 0) else _turned(draft, b)  # (out, in)
+    alpha, beta = call.number("alpha", 1.0), call.number("beta", 1.0)
     extra = _times(call.value(2), beta, draft) if call.has(2) and beta else None
     if isinstance(a, Made) and isinstance(weight, Known):
         outs = weight.shape[0]
@@ -75,7 +75,9 @@ def gemm(call: Call) -> Made:
 
 def _fused_gemm(call: Call) -> Held:
     numbers = tuple(
-        call.float(f"activation_{name}", 0.0) for name in ("alpha", "beta", "gamma") if f"activation_{name}" in call.node.attrs
+        call.number(f"activation_{name}", 0.0)
+        for name in ("alpha", "beta", "gamma")
+        if f"activation_{name}" in call.node.attrs
     )
     return activated(call.draft, gemm(call), call.text("activation", ""), numbers)
 
@@ -84,11 +86,11 @@ def _fused_matmul(call: Call) -> Held:
     """com.microsoft.FusedMatMul: products of matrices given transposed, times alpha."""
     call.refuse("transBatchA", "transBatchB")
     draft, a, b = call.draft, call.value(0), call.value(1)
-    if call.int("transA", 0) and len(a.shape) > 1:
+    if call.integer("transA", 0) and len(a.shape) > 1:
         a = _turned(draft, a)
-    if call.int("transB", 0) and len(b.shape) > 1:
+    if call.integer("transB", 0) and len(b.shape) > 1:
         b = _turned(draft, b)
-    return _times(product(draft, a, b), call.float("alpha", 1.0), draft)
+    return _times(product(draft, a, b), call.number("alpha", 1.0), draft)
 
 
 def _einsum(call: Call) -> Held:

@@ -15,16 +15,18 @@ def _plain(kind: str) -> Rule:
 
 
 def _leaky(call: Call) -> Held:
-    return call.draft.same("leaky_relu", call.made(0), slope=call.float("alpha", 0.01))
+    return call.draft.same("leaky_relu", call.made(0), slope=call.number("alpha", 0.01))
 
 
 def _sloped(kind: str, name: str, default: float) -> Rule:
-    return lambda call: call.draft.same(kind, call.made(0), **{name: call.float(name, default)})
+    return lambda call: call.draft.same(kind, call.made(0), **{name: call.number(name, default)})
 
 
 def _selu(call: Call) -> Held:
-    alpha, gamma = call.float("alpha", 1.67326319217681884765625), call.float("gamma", 1.05070102214813232421875)
-    if not (math.isclose(alpha, 1.6732632423543772, rel_tol=1e-6) and math.isclose(gamma, 1.0507009873554805, rel_tol=1e-6)):
+    alpha, gamma = call.number("alpha", 1.67326319217681884765625), call.number("gamma", 1.05070102214813232421875)
+    if not (
+        math.isclose(alpha, 1.6732632423543772, rel_tol=1e-6) and math.isclose(gamma, 1.0507009873554805, rel_tol=1e-6)
+    ):
         return _scaled(call, call.draft.same("elu", call.made(0), alpha=alpha), gamma)
     return call.draft.same("selu", call.made(0))
 
@@ -34,7 +36,7 @@ def _scaled(call: Call, x: Made, factor: float) -> Made:
 
 
 def _hard_sigmoid(call: Call) -> Held:
-    return call.draft.same("hard_sigmoid", call.made(0), alpha=call.float("alpha", 0.2), beta=call.float("beta", 0.5))
+    return call.draft.same("hard_sigmoid", call.made(0), alpha=call.number("alpha", 0.2), beta=call.number("beta", 0.5))
 
 
 def _gelu(call: Call) -> Held:
@@ -53,7 +55,7 @@ def _bias_gelu(call: Call) -> Held:
 
 
 def _quick_gelu(call: Call) -> Held:
-    x, draft, alpha = call.made(0), call.draft, call.float("alpha", 1.702)
+    x, draft, alpha = call.made(0), call.draft, call.number("alpha", 1.702)
     if alpha == 1:
         return draft.same("silu", x)
     gate = draft.same("sigmoid", draft.same("scale_shift", x, scale=alpha))
@@ -74,7 +76,7 @@ def _clip(call: Call) -> Held:
     low = call.scalar(1) if call.has(1) else -math.inf
     high = call.scalar(2) if call.has(2) else math.inf
     if "min" in call.node.attrs or "max" in call.node.attrs:
-        low, high = call.float("min", -HUGE), call.float("max", HUGE)
+        low, high = call.number("min", -HUGE), call.number("max", HUGE)
     x, draft = call.made(0), call.draft
     if low > high or math.isnan(low) or math.isnan(high):
         raise Unsupported(f"min={low} and max={high}")
@@ -166,7 +168,13 @@ def _extreme(kind: str) -> Rule:
             if isinstance(result, Known):
                 result, other = other, result
             number = float(other.array.reshape(())) if isinstance(other, Known) and other.array.size == 1 else None
-            if number is not None and math.isfinite(number):
+            if (
+                number is not None
+                and not math.isnan(number)
+                and number == (-math.inf if kind == "maximum" else math.inf)
+            ):
+                result = draft.reshape(draft.made(result), broadcast(result.shape, other.shape))
+            elif number is not None and math.isfinite(number):
                 x = draft.reshape(draft.made(result), broadcast(result.shape, other.shape))
                 if kind == "maximum":
                     result = draft.same("relu", x) if number == 0 else draft.same("clip", x, low=number)
@@ -179,7 +187,7 @@ def _extreme(kind: str) -> Rule:
     return rule
 
 
-def _sum(call: Call) -> Held:
+def _sum(call: Call) -> Value:
     _floats(call)
     result = call.value(0)
     for i in range(1, len(call.values)):
@@ -199,7 +207,7 @@ def _where(call: Call) -> Held:
     draft = call.draft
     if choice.all() or not choice.any():
         return draft.expand(draft.made(a if choice.all() else b), shape)
-    parts = []
+    parts = list[Value]()
     for value, mask in ((a, choice), (b, ~choice)):
         if isinstance(value, Known):
             finite = np.clip(value.array.astype(np.float32), -HUGE, HUGE)

@@ -80,7 +80,7 @@ def _dropout(call: Call) -> Held:
 
 
 def _cast(call: Call) -> Held:
-    held, to = _identity(call), dtype_of(call.int("to"), "attribute 'to'")
+    held, to = _identity(call), dtype_of(call.integer("to"), "attribute 'to'")
     return cast_to(call, held, to)
 
 
@@ -129,7 +129,7 @@ def _slice(call: Call) -> Held:
 
 def _split(call: Call) -> list[Held]:
     x = call.made(0)
-    axis = axis_of(call.int("axis", 0), x.rank)
+    axis = axis_of(call.integer("axis", 0), x.rank)
     result: list[Held] = []
     at = 0
     for name, size in zip(call.node.outputs, split_sizes(call, x.shape[axis]), strict=True):
@@ -146,7 +146,7 @@ def _concat(call: Call) -> Held:
     values = [call.value(i) for i in range(len(call.values))]
     if not values or not values[0].shape:
         raise NetworkError("there is nothing to concatenate")
-    axis = axis_of(call.int("axis"), len(values[0].shape))
+    axis = axis_of(call.integer("axis"), len(values[0].shape))
     kept = [v for v in values if len(v.shape) <= axis or v.shape[axis]]  # nothing joins to nothing
     return call.draft.concat(kept, axis)
 
@@ -181,7 +181,7 @@ def _tile(call: Call) -> Held:
 
 def _gather(call: Call) -> Held:
     table, where = call.value(0), call.value(1)
-    axis = axis_of(call.int("axis", 0), len(table.shape))
+    axis = axis_of(call.integer("axis", 0), len(table.shape))
     if isinstance(where, Known):
         if where.array.dtype.kind not in "iu":
             raise NetworkError(f"indices are of type {where.array.dtype}; they must be integers")
@@ -227,7 +227,7 @@ def _one_hot(call: Call) -> Held:
     plain = values.size == 2 and [float(v) for v in values.reshape(-1)] == [0.0, 1.0]
     if not (isinstance(held, Made) and is_ids(call.draft, held) and plain and len(depth) == 1):
         raise Unsupported("this one-hot")
-    if axis_of(call.int("axis", -1), rank) != rank - 1:
+    if axis_of(call.integer("axis", -1), rank) != rank - 1:
         raise Unsupported("a one-hot along another axis than the last")
     return OneHot(held, (*held.shape, depth[0]))
 
@@ -251,7 +251,7 @@ def _pad(call: Call) -> Held:
 
 
 def _depth_to_space(call: Call) -> Held:
-    x, size = call.made(0), call.int("blocksize")
+    x, size = call.made(0), call.integer("blocksize")
     if x.rank != 4 or size < 1 or x.shape[1] % (size * size):
         raise NetworkError(f"shape {x.shape} has no channels for blocks of {size}")
     n, c, h, w = x.shape
@@ -265,7 +265,7 @@ def _depth_to_space(call: Call) -> Held:
 
 
 def _space_to_depth(call: Call) -> Held:
-    x, size = call.made(0), call.int("blocksize")
+    x, size = call.made(0), call.integer("blocksize")
     if x.rank != 4 or size < 1 or x.shape[2] % size or x.shape[3] % size:
         raise NetworkError(f"shape {x.shape} does not divide into blocks of {size}")
     n, c, h, w = x.shape
@@ -304,7 +304,19 @@ RULES: dict[str, Rule] = {
 
 #: rules that an input of integers may be given to
 IDS = frozenset(
-    ("Cast", "CastLike", "Equal", "Expand", "Flatten", "Gather", "Identity", "OneHot", "Reshape", "Squeeze", "Unsqueeze")
+    (
+        "Cast",
+        "CastLike",
+        "Equal",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "OneHot",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+    )
 )
 #: rules that values of any type may be given to, once computed
 INTEGERS = IDS | {"Concat", "Slice", "Split", "Tile", "Transpose", "DepthToSpace", "SpaceToDepth"}

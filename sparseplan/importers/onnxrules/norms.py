@@ -19,10 +19,10 @@ def _vector(call: Call, i: int, size: int) -> Known:
 
 
 def _batch_norm(call: Call) -> Held:
-    if call.int("training_mode", 0):
+    if call.integer("training_mode", 0):
         raise Unsupported("training_mode=1; export the network for inference")
     call.one_output()
-    x, eps = call.made(0), call.float("epsilon", 1e-5)
+    x, eps = call.made(0), call.number("epsilon", 1e-5)
     if x.rank < 2 or eps < 0:
         raise NetworkError(f"shape {x.shape} with epsilon={eps}; expected (1, channels, …) and at least 0")
     names = ("weight", "bias", "mean", "var")
@@ -37,7 +37,7 @@ def _batch_norm(call: Call) -> Held:
 
 
 def _positive(call: Call, default: float) -> float:
-    eps = call.float("epsilon", default)
+    eps = call.number("epsilon", default)
     if eps <= 0:
         raise Unsupported(f"epsilon={eps}; norms are defined with one above 0")
     return eps
@@ -45,7 +45,7 @@ def _positive(call: Call, default: float) -> float:
 
 def _layer(call: Call) -> Held:
     call.one_output()
-    return layer(call, call.made(0), 1, 2, call.int("axis", -1))
+    return layer(call, call.made(0), 1, 2, call.integer("axis", -1))
 
 
 def layer(call: Call, x: Made, weight: int, bias: int, axis: int) -> Made:
@@ -83,9 +83,9 @@ def _skip_layer(call: Call) -> Held:
 def _rms(call: Call) -> Held:
     """``x / sqrt(mean(x²) + eps) * weight`` over the axes from ``axis`` on."""
     x, draft = call.made(0), call.draft
-    axes = list(range(axis_of(call.int("axis", -1), x.rank), x.rank))
+    axes = list(range(axis_of(call.integer("axis", -1), x.rank), x.rank))
     mean = draft.reduce("mean", draft.same("square", x), axes, True)
-    root = draft.same("sqrt", draft.same("scale_shift", mean, shift=call.float("epsilon", 1e-5)))
+    root = draft.same("sqrt", draft.same("scale_shift", mean, shift=call.number("epsilon", 1e-5)))
     return draft.mul(draft.elementwise("div", (x, root)), call.value(1))
 
 
@@ -97,7 +97,7 @@ def _channels(call: Call) -> Made:
 
 
 def _group(call: Call) -> Held:
-    x, groups = _channels(call), call.int("num_groups")
+    x, groups = _channels(call), call.integer("num_groups")
     channels = x.shape[1]
     if groups < 1 or channels % groups:
         raise NetworkError(f"num_groups={groups} does not divide {channels} channels")
@@ -121,10 +121,10 @@ def _instance(call: Call) -> Held:
 
 def _lp(call: Call) -> Held:
     """Entries over their norm along an axis; 0 over 0 is 0."""
-    x, p, draft = call.made(0), call.int("p", 2), call.draft
+    x, p, draft = call.made(0), call.integer("p", 2), call.draft
     if p not in (1, 2):
         raise NetworkError(f"p={p} must be 1 or 2")
-    axis = [axis_of(call.int("axis", -1), x.rank)]
+    axis = [axis_of(call.integer("axis", -1), x.rank)]
     total = draft.reduce("sum", draft.same("square" if p == 2 else "abs", x), axis, True)
     norm = draft.same("clip", total, low=1e-30)
     return draft.elementwise("div", (x, draft.same("sqrt", norm) if p == 2 else norm))
@@ -133,7 +133,7 @@ def _lp(call: Call) -> Held:
 def _softmax(kind: str) -> Rule:
     def rule(call: Call) -> Held:
         x = call.made(0)
-        axis = axis_of(call.int("axis", -1 if call.opset >= 13 else 1), x.rank)
+        axis = axis_of(call.integer("axis", -1 if call.opset >= 13 else 1), x.rank)
         if call.opset >= 13 or axis == x.rank - 1:
             return call.draft.along(kind, x, axis)
         # until opset 12 all axes from there on are one

@@ -20,7 +20,7 @@ def _pool(call: Call, kind: str, **more: Attr) -> Made:
     if set(window.dilations) != {1}:
         raise Unsupported(f"dilations={list(window.dilations)}")
     before, after = window.before, list(window.after)
-    if call.int("ceil_mode", 0) and call.text("auto_pad", "NOTSET") == "NOTSET":
+    if call.integer("ceil_mode", 0) and call.text("auto_pad", "NOTSET") == "NOTSET":
         for i, (n, k, s) in enumerate(zip(x.shape[2:], window.kernel, window.strides, strict=True)):
             count = -(-(n + before[i] + after[i] - k) // s) + 1
             if (count - 1) * s >= n + before[i]:
@@ -44,7 +44,7 @@ def _max(call: Call) -> Held:
 
 
 def _average(call: Call) -> Held:
-    return _pool(call, "avg_pool", count_include_pad=bool(call.int("count_include_pad", 0)))
+    return _pool(call, "avg_pool", count_include_pad=bool(call.integer("count_include_pad", 0)))
 
 
 def _global(kind: str) -> Rule:

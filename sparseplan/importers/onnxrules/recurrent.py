@@ -35,10 +35,10 @@ class _Cell:
 def _recurrent(call: Call) -> list[Held]:
     op, draft = call.node.op, call.draft
     gates = _GATES[op]
-    x, hidden = call.made(0), call.int("hidden_size")
+    x, hidden = call.made(0), call.integer("hidden_size")
     if x.rank != 3 or hidden < 1:
-        raise NetworkError(f"shape {x.shape} with hidden_size={hidden}; expected (steps, batch, features) and at least 1")
-    if call.int("layout", 0):
+        raise NetworkError(f"shape {x.shape}, hidden_size={hidden}; expected (steps, batch, features) and at least 1")
+    if call.integer("layout", 0):
         x = draft.transpose(x, (1, 0, 2))
     steps, batch, features = x.shape
     if batch != 1:
@@ -50,7 +50,10 @@ def _recurrent(call: Call) -> list[Held]:
     if named is None:
         raise NetworkError(f"direction={call.text('direction', '')!r} must be forward, reverse or bidirectional")
     kinds = _activations(call, len(named))
-    shapes = {1: (len(named), gates * hidden, features), 2: (len(named), gates * hidden, hidden)}
+    shapes: dict[int, tuple[int, ...]] = {
+        1: (len(named), gates * hidden, features),
+        2: (len(named), gates * hidden, hidden),
+    }
     if call.has(3):
         shapes[3] = (len(named), 2 * gates * hidden)
     for i, shape in shapes.items():
@@ -69,7 +72,7 @@ def _recurrent(call: Call) -> list[Held]:
         cell = _cell(call, i, direction if len(named) > 1 else "", hidden, gates)
         states, c = run(call, rows, cell, kinds[i], direction == "reverse")
         made.append((states, c))
-    back = call.int("layout", 0)
+    back = call.integer("layout", 0)
     outputs: list[Held] = []
     for i, name in enumerate(call.node.outputs):
         if not name:
@@ -116,11 +119,11 @@ def _cell(call: Call, i: int, direction: str, hidden: int, gates: int) -> _Cell:
             states.append(None)
             continue
         state = call.draft.made(held)
-        if call.int("layout", 0):
+        if call.integer("layout", 0):
             state = call.draft.transpose(state, (1, 0, 2))
         if state.rank != 3 or state.shape[1:] != (1, hidden) or i >= state.shape[0]:
             raise NetworkError(f"the initial state has shape {held.shape}; expected (directions, 1, {hidden})")
-        state = call.draft.slice(state, (i, 0, 0), (i + 1, 1, hidden), (1, 1, 1))
+        state = call.draft.slice(state, [i, 0, 0], [i + 1, 1, hidden], [1, 1, 1])
         states.append(call.draft.reshape(state, (1, hidden)))
     return _Cell(
         hidden,
@@ -174,7 +177,7 @@ def _lstm(call: Call, rows: Made, cell: _Cell, kinds: list[str], backwards: bool
 
 def _gru(call: Call, rows: Made, cell: _Cell, kinds: list[str], backwards: bool) -> tuple[list[Made], Made]:
     draft, (f, g), n = call.draft, kinds, cell.hidden
-    after = bool(call.int("linear_before_reset", 0))
+    after = bool(call.integer("linear_before_reset", 0))
     whole = draft.linear(rows, cell.inner, cell.inner_bias)
 
     def cut(known: Known | None, lo: int, hi: int, name: str) -> Known | None:

@@ -10,7 +10,7 @@ def _axes(call: Call, x: Made) -> list[int] | None:
     """The axes to reduce; None: the op does nothing but its elementwise part."""
     axes = call.axes(x.rank)
     if not axes:
-        return None if call.int("noop_with_empty_axes", 0) else list(range(x.rank))
+        return None if call.integer("noop_with_empty_axes", 0) else list(range(x.rank))
     return axes
 
 
@@ -21,7 +21,7 @@ def _reduce(kind: str, before: str | None = None, after: str | None = None) -> R
         if before:
             x = draft.same(before, x)
         if axes is not None:
-            x = draft.reduce(kind, x, axes, bool(call.int("keepdims", 1)))
+            x = draft.reduce(kind, x, axes, bool(call.integer("keepdims", 1)))
         return draft.same(after, x) if after else x
 
     return rule
@@ -37,7 +37,7 @@ def _log_sum_exp(call: Call) -> Held:
     powers = draft.same("exp", draft.elementwise("sub", (x, top)))
     total = draft.same("log", draft.reduce("sum", powers, axes, True))
     made = draft.elementwise("add", (total, top))
-    return draft.reduce("sum", made, axes, bool(call.int("keepdims", 1)))
+    return draft.reduce("sum", made, axes, bool(call.integer("keepdims", 1)))
 
 
 RULES: dict[str, Rule] = {

@@ -68,7 +68,9 @@ def _resize(call: Call) -> Held:
     if mode != "nearest" and any(a < b for a, b in zip(shape, x.shape, strict=True)):
         call.refuse("antialias")
     if x.rank < 3 or x.shape[0] != 1 or shape[:2] != x.shape[:2] or (scales and scales[:2] != [1.0, 1.0]):
-        raise Unsupported(f"resizing {x.shape} to {shape}; (1, channels, extents …) with one batch and channels kept is known")
+        raise Unsupported(
+            f"resizing {x.shape} to {shape}; (1, channels, extents …) with one batch and channels kept is known"
+        )
     size, spatial = shape[2:], x.rank - 2
     factors = tuple(a // b for a, b in zip(size, x.shape[2:], strict=True))
     plain = size == tuple(n * f for n, f in zip(x.shape[2:], factors, strict=True))
@@ -84,7 +86,7 @@ def _resize(call: Call) -> Held:
     if mode == "nearest":
         attrs["rounding"] = rounding
     if mode == "cubic":
-        attrs["cubic_a"] = call.float("cubic_coeff_a", -0.75)
+        attrs["cubic_a"] = call.number("cubic_coeff_a", -0.75)
     return call.draft.spatial("resize", x, spatial, None, **attrs)
 
 
