@@ -29,6 +29,7 @@ from sparseplan.importers.values import (
     windows,
 )
 from sparseplan.network import Attr, Network, Op, Tensor
+from sparseplan.ops import op_def
 
 __all__ = [
     "HUGE",
@@ -63,6 +64,7 @@ class Draft:
         self.weights: dict[str, FloatArray] = {}
         self.layouts: dict[str, tuple[int, ...]] = {}
         self.notes: list[str] = []
+        self.fixed: list[str] = []
         self._names: set[str] = set()
         self._reserved: set[str] = set()
         self._views: dict[str, str] = {}
@@ -124,6 +126,9 @@ class Draft:
         wanted = [f"{w}.view" for w in self.wanted] if kind == "reshape" else [*stems[:1], *self.wanted]
         name = self.free_name(*wanted, f"{self.scope}.{kind}" if self.scope else kind)
         slots = {slot: self._parameter(k, f"{name}.{slot}") for slot, k in given.items()}
+        for slot, known in given.items():
+            if known.name is None and op_def(kind).updatable(slot):
+                self.fixed.append(slots[slot])
         made = self.net.op(kind, tuple(inputs), name, slots, **attrs)
         for slot, parameter in slots.items():
             if self.weights[parameter].shape != self.net.shape(parameter):
@@ -426,7 +431,10 @@ class Draft:
         network = _pruned(self.net, names, self._storage)
         weights = {p: self.weights[p] for p in network.parameters}
         layouts = {p: perm for p, perm in self.layouts.items() if p in weights}
-        return Imported(network, weights, layouts, tuple(self.notes))
+        fixed = tuple(p for p in dict.fromkeys(self.fixed) if p in weights)
+        if fixed:
+            self.note(f"parameters {list(fixed)} are constants of the origin: give them to a plan as never")
+        return Imported(network, weights, layouts, tuple(self.notes), fixed)
 
 
 def _pruned(net: NetworkBuilder, outputs: tuple[str, ...], storage: Mapping[str, tuple[str, float | None]]) -> Network:

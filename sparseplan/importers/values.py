@@ -27,12 +27,15 @@ class Imported:
         layouts: parameter to the permutation that leads from the origin's axes to the network's
             (``weight = origin.transpose(layout)``), where there is one.
         notes: what a user should know: what was read as frozen, guessed, or left out.
+        fixed: parameters that the origin does not train: its constants where an op could update them. Give
+            them to a plan as ``never``.
     """
 
     network: Network
     weights: Mapping[str, FloatArray]
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))

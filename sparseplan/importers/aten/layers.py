@@ -61,7 +61,7 @@ def _conv(c: Call) -> Value:
 @rule("linear")
 def _linear(c: Call) -> Value:
     x, weight, bias = c.made("input"), value(c["weight"]), c.get("bias")
-    if isinstance(weight, Known) and (bias is None or isinstance(bias, Known)):
+    if isinstance(weight, Known) and weight.name and (bias is None or isinstance(bias, Known)):
         if len(weight.shape) == 1:
             weight = weight.reshaped((1, *weight.shape))
         y: Value = c.draft.linear(x, weight, bias)

@@ -29,16 +29,19 @@ def _addmm(c: Call) -> Value:
     names = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "addmv": ("mat", "vec")}[c.op]
     a, b, plus = value(c[names[0]]), value(c[names[1]]), value(c["self"])
     beta, alpha = float(c["beta"]), float(c["alpha"])
-    plain = alpha == 1 and beta == 1 and isinstance(a, Made) and isinstance(b, Known) and isinstance(plus, Known)
-    if plain and c.op == "addmm" and isinstance(a, Made) and isinstance(b, Known) and plus.shape == (b.shape[1],):
-        return c.draft.linear(a, b.transposed((1, 0)), plus if isinstance(plus, Known) else None)
+    constants = isinstance(b, Known) and isinstance(plus, Known) and plus.shape == (b.shape[-1],)
+    if alpha == 1 and beta == 1 and c.op == "addmm" and isinstance(a, Made) and constants:
+        assert isinstance(b, Known)
+        assert isinstance(plus, Known)
+        if b.name and plus.name:
+            return c.draft.linear(a, b.transposed((1, 0)), plus)
     y = times(c.draft, product(c.draft, a, b), alpha)
     return y if beta == 0 else c.draft.add(times(c.draft, plus, beta), y)
 
 
 def product(draft: Draft, a: Value, b: Value, transpose_b: bool = False) -> Value:
-    """``a @ b``; by a constant matrix it is a linear layer."""
-    if isinstance(a, Made) and isinstance(b, Known) and len(b.shape) == 2 and a.rank >= 1:
+    """``a @ b``; by a parameter it is a linear layer."""
+    if isinstance(a, Made) and isinstance(b, Known) and b.name and len(b.shape) == 2 and a.rank >= 1:
         return draft.linear(a, b if transpose_b else b.transposed((1, 0)))
     return draft.matmul(draft.made(a), draft.made(b), transpose_b=transpose_b)
 

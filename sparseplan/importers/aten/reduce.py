@@ -104,5 +104,5 @@ def _cumsum(c: Call) -> Value:
         raise Unsaid(f"it runs over {n} entries")
     perm = [i for i in range(x.rank) if i != axis] + [axis]
     back = [perm.index(i) for i in range(x.rank)]
-    summed = d.linear(d.transpose(x, perm), floats(np.tril(np.ones((n, n)))))
+    summed = d.matmul(d.transpose(x, perm), d.made(floats(np.triu(np.ones((n, n))))))
     return d.transpose(summed, back)

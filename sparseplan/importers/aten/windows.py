@@ -88,7 +88,7 @@ def mixed(c: Call, x: Made, matrices: Sequence[Array]) -> Made:
         axis = x.rank - n + i
         perm = [a for a in range(x.rank) if a != axis] + [axis]
         back = [perm.index(a) for a in range(x.rank)]
-        x = c.draft.transpose(c.draft.linear(c.draft.transpose(x, perm), floats(matrix)), back)
+        x = c.draft.transpose(c.draft.matmul(c.draft.transpose(x, perm), c.draft.made(floats(matrix.T))), back)
     return x
 
 
