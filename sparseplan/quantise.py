@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import NetworkError, near
-from sparseplan.network import TENSOR_DTYPES, Network, Tensor
+from sparseplan.network import Network, Tensor
 
 #: biases, as most int8 kernels have them: 32 bits
 FLOATS: Mapping[str, str] = MappingProxyType({"*.bias": "fp32"})
 
 
 def quantised(network: Network, scale: float = 1 / 128, floats: Mapping[str, str] = FLOATS) -> Network:
-    """The same network with every tensor in int8, save those that ``floats`` names.
+    """The same network with every tensor in int8, save those that ``floats`` names and inputs of integers.
 
     Args:
         scale: value of one quantum of every int8 tensor. Bytes do not depend on it; for values that are
@@ -28,7 +29,7 @@ def quantised(network: Network, scale: float = 1 / 128, floats: Mapping[str, str
     """
     stored: dict[str, str] = {}
     for pattern, dtype in floats.items():
-        if dtype not in TENSOR_DTYPES or dtype == "int8":
+        if dtype not in TRAINABLE:
             raise NetworkError(f"floats[{pattern!r}]={dtype!r} must be fp32, fp16 or bf16")
         names = [pattern] if pattern in network.tensor else fnmatch.filter(network.tensor, pattern)
         if not names:
@@ -38,6 +39,6 @@ def quantised(network: Network, scale: float = 1 / 128, floats: Mapping[str, str
     def change(t: Tensor) -> Tensor:
         if t.name in stored:
             return replace(t, dtype=stored[t.name], scale=None)
-        return replace(t, dtype="int8", scale=scale)
+        return t if t.dtype == "i32" else replace(t, dtype="int8", scale=scale)
 
     return Network(network.name, tuple(change(t) for t in network.tensors), network.ops, network.outputs)
