@@ -1,4 +1,4 @@
-"""Elementwise ops by rows: a network in stripes of one row is accepted by the verifier and computes the same."""
+"""Elementwise ops by rows: a network in stripes of a row, with halos or without, is accepted by the verifier and computes the same."""
 
 from __future__ import annotations
 
@@ -44,18 +44,20 @@ def check(network: Network, ops: tuple[str, ...], rng: np.random.Generator) -> N
     np.testing.assert_allclose(computed(lowered.network, arrays), computed(network, arrays), rtol=1e-12)
 
 
+@pytest.mark.parametrize("halo", [1, 3])
 @pytest.mark.parametrize("kind", POINTWISE)
-def test_an_op_of_one_input(kind: str, rng: np.random.Generator) -> None:
+def test_an_op_of_one_input(kind: str, halo: int, rng: np.random.Generator) -> None:
     net = NetworkBuilder("net")
     x = net.op(kind, net.input("image", (3, HEIGHT, 4)), "op", **ATTRS.get(kind, {}))
-    check(net.build(net.conv(x, 2, 3, 1, 1, name="after")), ("op", "after"), rng)
+    check(net.build(net.conv(x, 2, halo, 1, halo // 2, name="after")), ("op", "after"), rng)
 
 
+@pytest.mark.parametrize("halo", [1, 3])
 @pytest.mark.parametrize("kind", SPREAD)
 @pytest.mark.parametrize("shapes", [((3, HEIGHT, 4), (3, 1, 1)), ((1, 1, 4), (3, HEIGHT, 1)), ((1, HEIGHT, 4),) * 2])
 def test_an_op_that_spreads_one_row_over_all(
-    kind: str, shapes: tuple[tuple[int, ...], ...], rng: np.random.Generator
+    kind: str, shapes: tuple[tuple[int, ...], ...], halo: int, rng: np.random.Generator
 ) -> None:
     net = NetworkBuilder("net")
     x = net.op(kind, [net.input(f"in{i}", shape) for i, shape in enumerate(shapes)], "op")
-    check(net.build(net.conv(x, 2, 3, 1, 1, name="after")), ("op", "after"), rng)
+    check(net.build(net.conv(x, 2, halo, 1, halo // 2, name="after")), ("op", "after"), rng)
