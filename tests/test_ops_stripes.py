@@ -1,4 +1,4 @@
-"""Elementwise ops by rows: a network in stripes of a row, with halos or without, is accepted by the verifier and computes the same."""
+"""Elementwise ops by rows: stripes of a row, with halos or without, are accepted and compute the same."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from sparseplan.verify.stripes import RULES, check_lowered
 ATTRS: dict[str, dict[str, Any]] = {
     "clip": {"high": 0.5},
     "power": {"exponent": 2},
+    "const_add": {"shape": (3, 1, 4)},
+    "const_mul": {"shape": 4},
     "param_add": {"shape": (1, 4)},
     "param_mul": {"shape": (3, 1, 1)},
 }
