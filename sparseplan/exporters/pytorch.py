@@ -108,7 +108,7 @@ def export(plan: Plan, path: str | os.PathLike[str], *, layouts: Mapping[str, Se
     atomic.write_text(path, "".join(text))
 
 
-_APPLY = '''def apply(module):
+_APPLY = '''def apply(module: Any) -> Handle:
     """Make a plain training loop over ``module`` follow the plan; returns a Handle, whose ``remove()`` ends that.
 
     Raises MismatchError where the module lacks a parameter or has it with another shape.

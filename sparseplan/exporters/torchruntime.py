@@ -7,7 +7,10 @@ module's axes to the network's, or None.
 
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -27,24 +30,24 @@ class Handle:
         frozen: number of elements that it leaves alone.
     """
 
-    table: tuple
+    table: tuple[Any, ...]
     updated: int
     frozen: int
-    undo: list = field(default_factory=list, repr=False)
+    undo: list[Callable[[], Any]] = field(default_factory=list, repr=False)
 
-    def remove(self):
+    def remove(self) -> None:
         """Let the module be as it was: hooks gone, requires_grad as before. Weights stay as trained."""
         while self.undo:
             self.undo.pop()()
 
 
-def _axis(row, own):
+def _axis(row: Any, own: Any) -> int:
     """The axis of the module's parameter that the row cuts."""
     name, shape, axis, _, layout = row
     if layout is not None:
-        return layout[axis]
+        return int(layout[axis])
     if tuple(own) == tuple(shape):
-        return axis
+        return int(axis)
     long, long_own = [i for i, n in enumerate(shape) if n > 1], [i for i, n in enumerate(own) if n > 1]
     if axis in long and [shape[i] for i in long] == [own[i] for i in long_own]:
         return long_own[long.index(axis)]
@@ -54,7 +57,7 @@ def _axis(row, own):
     )
 
 
-def _check(table, module):
+def _check(table: Any, module: Any) -> list[tuple[Any, Any, Any]]:
     """Parameters of the module by name, and rows with the axis of theirs."""
     known = dict(module.named_parameters(remove_duplicate=False))
     found = []
@@ -74,13 +77,17 @@ def _check(table, module):
     return found
 
 
-def _rest(p, axis, keep):
+def _rest(p: Any, axis: int, keep: int) -> Any:
     """The part of a tensor that is not updated."""
     return p.narrow(axis, keep, p.shape[axis] - keep)
 
 
-def _masker(axis, keep):
-    def mask(grad):
+def _keep_statistics(module: Any, inputs: Any) -> None:
+    module.train(False)
+
+
+def _masker(axis: int, keep: int) -> Callable[[Any], Any]:
+    def mask(grad: Any) -> Any:
         grad = grad.clone()
         _rest(grad, axis, keep).zero_()
         return grad
@@ -88,7 +95,7 @@ def _masker(axis, keep):
     return mask
 
 
-def follow(table, module):
+def follow(table: Any, module: Any) -> Handle:
     """Make training of ``module`` change exactly what the table says, in place; returns a Handle.
 
     * ``requires_grad`` is set: True for updated parameters alone. Gradients of the others are dropped, so that
@@ -104,7 +111,7 @@ def follow(table, module):
     handle = Handle(tuple(table), *_counts(module, rows))
     undo = handle.undo
     for p in dict.fromkeys(module.parameters()):
-        undo.append(lambda p=p, flag=p.requires_grad: p.requires_grad_(flag))
+        undo.append(partial(p.requires_grad_, p.requires_grad))
         p.requires_grad_(id(p) in chosen)
         if id(p) not in chosen:
             p.grad = None
@@ -114,31 +121,31 @@ def follow(table, module):
         undo += _keepers(parts)
     for m in module.modules():
         if getattr(m, "running_mean", None) is not None:
-            undo.append(m.register_forward_pre_hook(lambda m, _: m.train(False) and None).remove)
-            undo.append(lambda m=m, flag=m.training: m.train(flag))
+            undo.append(partial(m.train, m.training))
+            undo.append(m.register_forward_pre_hook(_keep_statistics).remove)
             m.train(False)
     return handle
 
 
-def _counts(module, rows):
+def _counts(module: Any, rows: Any) -> tuple[int, int]:
     cut = {id(p): keep * (p.numel() // p.shape[axis]) for p, axis, keep in rows if keep is not None}
     updated = sum(cut.get(i, p.numel()) for i, p in {id(p): p for p, _, _ in rows}.items())
     return updated, sum(p.numel() for p in dict.fromkeys(module.parameters())) - updated
 
 
-def _keepers(parts):
+def _keepers(parts: Any) -> list[Callable[[], Any]]:
     """Hooks around the steps of all optimizers: what is not updated is put back."""
-    held = []
+    held: list[Any] = []
 
-    @torch.no_grad()
-    def before(optimizer, args, kwargs):
+    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        held[:] = [(p, a, k, _rest(p, a, k).clone()) for p, a, k in parts if id(p) in mine]
+        with torch.no_grad():
+            held[:] = [(p, a, k, _rest(p, a, k).clone()) for p, a, k in parts if id(p) in mine]
 
-    @torch.no_grad()
-    def after(optimizer, args, kwargs):
-        for p, axis, keep, rest in held:
-            _rest(p, axis, keep).copy_(rest)
+    def after(optimizer: Any, args: Any, kwargs: Any) -> None:
+        with torch.no_grad():
+            for p, axis, keep, rest in held:
+                _rest(p, axis, keep).copy_(rest)
         held.clear()
 
     return [register_optimizer_step_pre_hook(before).remove, register_optimizer_step_post_hook(after).remove]

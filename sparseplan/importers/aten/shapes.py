@@ -9,7 +9,7 @@ import numpy as np
 
 from sparseplan.errors import NetworkError
 from sparseplan.importers.aten.base import Call, Result, Unsaid, floats, rule, value
-from sparseplan.importers.draft import Draft, Known, Made, Shape, Value, axis_of
+from sparseplan.importers.draft import Array, Draft, Known, Made, Shape, Value, axis_of
 
 #: views that keep the order of elements
 RESHAPES = frozenset((
@@ -211,7 +211,7 @@ def _gather(c: Call) -> Value:
     """Entry by entry: one gather over all elements, at constant places."""
     x, axis, index = c.made(), int(c["dim"]), c.known("index").array.astype(np.int64)
     axis = axis_of(axis, x.rank)
-    grid = list(np.indices(index.shape))
+    grid: list[Array] = list(np.indices(index.shape))
     grid[axis] = index
     places = np.ravel_multi_index(tuple(grid), x.shape)
     flat = c.draft.gather(c.draft.reshape(x, (math.prod(x.shape),)), 0, np.asarray(places).reshape(-1))

@@ -138,7 +138,7 @@ class Walk:
 
     def _by_rule(self, node: fx.Node, op: str, args: dict[str, Any]) -> Any:
         shapes = self._shapes(node)
-        call = Call(self.draft, op, node.target._overloadname, args, shapes, self.frozen, self.names)  # type: ignore[union-attr]
+        call = Call(self.draft, op, node.target._overloadname, args, shapes, self.frozen, self.names)
         try:
             if op in _OBSTACLES:
                 raise NetworkError(f"{self._where(node)}: it {_OBSTACLES[op]}; compute it outside, or make it constant")
@@ -223,7 +223,7 @@ class Walk:
         with torch.no_grad():
             args = fx.node.map_arg(node.args, tensor)
             kwargs = fx.node.map_arg(node.kwargs, tensor)
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
+            result = node.target(*args, **kwargs)
         if isinstance(result, (list, tuple)):
             return [self._known(t) for t in result]
         return self._known(result)
@@ -273,7 +273,7 @@ def _op_name(node: fx.Node) -> str:
 
 def _bound(node: fx.Node) -> dict[str, Any]:
     """Every argument of a call by name, defaults included."""
-    schema = node.target._schema  # type: ignore[union-attr]
+    schema = node.target._schema
     found: dict[str, Any] = {}
     for i, argument in enumerate(schema.arguments):
         if i < len(node.args):

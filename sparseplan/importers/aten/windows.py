@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparseplan.importers.aten.base import Array, Call, Result, Unsaid, floats, rule
+from sparseplan.importers.aten.base import Call, Result, Unsaid, floats, rule
 from sparseplan.importers.aten.layers import along, extents, padded
 from sparseplan.importers.aten.reduce import places
-from sparseplan.importers.draft import Attr, Made, Value
+from sparseplan.importers.draft import Array, Attr, Made, Value
 
 #: most entries of a window whose place fits a byte
 _MOST = 256
