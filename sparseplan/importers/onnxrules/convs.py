@@ -36,7 +36,7 @@ def _attrs(window: Sliding, spatial: int, **more: Attr) -> dict[str, Attr]:
 
 
 def conv(call: Call) -> Made:
-    """Conv; negative padding cuts the input."""
+    """Conv."""
     x, weight, params, spatial = _parts(call)
     groups = call.integer("group", 1)
     if groups < 1 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
@@ -44,11 +44,6 @@ def conv(call: Call) -> Made:
     window = sliding(call, x.shape[2:], weight.shape[2:])
     if window.kernel != weight.shape[2:]:
         raise NetworkError(f"kernel_shape={list(window.kernel)} does not fit a weight of shape {weight.shape}")
-    if min(*window.before, *window.after) < 0:
-        front, back = ((0, 0, *(min(0, n) for n in side)) for side in (window.before, window.after))
-        x = call.draft.pad(x, front, back, "constant")
-        before, after = (tuple(max(0, n) for n in side) for side in (window.before, window.after))
-        window = Sliding(window.kernel, window.strides, before, after, window.dilations)
     attrs = _attrs(window, spatial, out_channels=weight.shape[0], groups=groups)
     return call.draft.spatial("conv1d" if spatial == 1 else "conv", x, spatial, params, **attrs)
 

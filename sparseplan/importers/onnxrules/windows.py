@@ -43,7 +43,7 @@ def sliding(call: Call, spatial: Shape, kernel: Sequence[int]) -> Sliding:
     if len(kernel) != n:
         raise NetworkError(f"kernel {tuple(kernel)} does not fit spatial extents {spatial}")
     strides, dilations = _many(call, "strides", n, 1, 1), _many(call, "dilations", n, 1, 1)
-    pads = _many(call, "pads", 2 * n, 0, -(2**31))
+    pads = _many(call, "pads", 2 * n, 0, 0)
     before, after = pads[:n], pads[n:]
     mode = call.text("auto_pad", "NOTSET")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
