@@ -16,7 +16,8 @@ def run_forward(network: Network, parameters: Mapping[str, np.ndarray], *inputs:
     resolved = infos(network)
     for op in network.ops:
         params = {slot: parameters[p] for slot, p in op.params.items()}
-        at[op.output] = op_def(op.kind).forward(resolved[op.name], [at[t] for t in op.inputs], params)
+        y = op_def(op.kind).forward(resolved[op.name], [at[t] for t in op.inputs], params)
+        at[op.output] = y if op.inputs else np.repeat(y, len(inputs[0]), axis=0)
     return at
 
 
@@ -34,10 +35,12 @@ def run_backward(
         for tag, aux in definition.aux(info).items():
             tags[tag] = definition.make_aux(info, tag, aux.sources[0], tags[aux.sources[0]])
         for slot, p in op.params.items():
+            if not definition.updatable(slot):
+                continue
             saved = {tag: tags[tag] for tag in definition.needs_for_param(info, slot)[0]}
             gradients[p] = definition.grad_param(info, slot, dy, saved)
         for i, t in enumerate(op.inputs):
-            if t in network.inputs:
+            if t in network.inputs or not definition.differentiable(info, i):
                 continue
             saved = {tag: tags[tag] for tag in definition.needs_for_input(info, i)[0]}
             dx = definition.grad_input(info, i, dy, saved)

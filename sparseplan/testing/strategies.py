@@ -121,6 +121,20 @@ class _Drawing:
             return self.op("upsample", t, scale=2, mode=kind)
         return self.op(kind, t, params=self.slots(), kernel=2, out_channels=self.pick(2, 1, 4), stride=2)
 
+    def normal(self, t: str) -> str:
+        """A norm of any kind or a softmax, a rectifier with slopes to learn."""
+        shape = self.net.shape(t)
+        kind = self.pick("layer_norm", "softmax", "batch_norm", "prelu", "group_norm", "log_softmax", "instance_norm")
+        if kind == "layer_norm":
+            return self.op(kind, t, params=self.slots(), dims=self.pick(*range(1, len(shape) + 1)))
+        if kind == "group_norm":
+            return self.op(kind, t, params=self.slots(), groups=self.pick(*(g for g in (1, 2, 4) if shape[0] % g == 0)))
+        if kind in ("softmax", "log_softmax"):
+            return self.op(kind, t, axis=self.pick(*range(-1, len(shape) - 1)))
+        if kind == "batch_norm":
+            return self.op(kind, t, params=(*self.slots(), "mean", "var"))
+        return self.op(kind, t, params=("weight",) if kind == "prelu" else self.slots())
+
     def alone(self, t: str) -> str:
         """Any op of one input that fits."""
         shape = self.net.shape(t)
@@ -138,6 +152,7 @@ class _Drawing:
         moves.append(lambda d, x: d.op("reshape", x, shape=d.pick((-1, 1, 1), (1, -1, 1))))
         moves.append(lambda d, x: d.op("flatten", x))
         moves.append(_Drawing.moved)
+        moves.append(_Drawing.normal)
         move: Move = self.pick(*moves)
         return move(self, t)
 
@@ -149,18 +164,23 @@ class _Drawing:
             kinds.insert(1, "concat")
         elif len(s) == len(t) == 3 and s[0] == t[0] and t[1:] == (1, 1):
             kinds += ["mul", "add", "minimum"]
+        if len(s) == len(t) > 1 and s[:-2] == t[:-2] and s[-1] == t[-1] and s[-2] * t[-2] <= _WIDEST**2:
+            kinds.append("matmul")
         if not kinds:
             return self.alone(b)
-        return self.op(self.pick(*kinds), a, b)
+        kind = self.pick(*kinds)
+        return self.op(kind, a, b, **({"transpose_b": True} if kind == "matmul" else {}))
 
     # -- blocks --------------------------------------------------------------------------------------
     def step_any(self, t: str) -> str:
         """An op on the last tensor or on an earlier one; now and then a join of two."""
         back = self.draw(st.integers(0, 3))
         source = self.made[-1 - min(back, len(self.made) - 1)]
-        other = self.draw(st.integers(-1, 3))
+        other = self.draw(st.integers(-1, 4))
         if other < 0:
             return self.alone(source)
+        if other > 3:
+            return self.join(source, self.op("parameter", shape=self.net.shape(source)))
         return self.join(self.made[-1 - min(other, len(self.made) - 1)], source)
 
     def step_residual(self, t: str) -> str:
@@ -228,8 +248,8 @@ def networks(draw: st.DrawFn, kind: NetworkKind = "any", max_ops: int = 8) -> Ne
     Args:
         kind: ``chain`` (each op reads the one before), ``residual`` (blocks ``x + f(x)``), ``branch``
             (ways that part and join), ``ushape`` (down and up, with skips), or ``any`` of these and
-            free graphs with several inputs, dead ends, further outputs, tensors read many times, and
-            parameters in int8 or fp32 whatever the plan's type.
+            free graphs with several inputs (one may be ids), dead ends, further outputs, tensors read many
+            times, learned tensors, and parameters in int8 or fp32 whatever the plan's type.
 
     Convolutions are pointwise, grouped, depthwise, strided, padded on some sides only, with and
     without bias. The first output is the one that a loss is put on.
@@ -241,8 +261,12 @@ def networks(draw: st.DrawFn, kind: NetworkKind = "any", max_ops: int = 8) -> Ne
     side = d.pick(2, 4, 3, 6)
     # eight channels can be cut into the smallest of the usual fractions
     d.made.append(d.net.input("in0", (d.pick(1, 2, 4, 8), side, d.pick(side, 2))))
-    if kind == "any" and draw(st.booleans()):
-        d.made.append(d.net.input("in1", d.net.shape("in0")))
+    if kind == "any":
+        more = d.pick("none", "image", "ids")
+        if more == "image":
+            d.made.append(d.net.input("in1", d.net.shape("in0")))
+        if more == "ids":
+            d.op("embedding", d.net.input("in1", d.net.shape("in0")[:2], "i32"), num=d.pick(3, 1), dim=side)
     if kind == "ushape":
         d.ushape(draw(st.integers(1, max(1, min(2, max_ops // 5)))))
     else:
