@@ -69,7 +69,7 @@ def origin_of(args: argparse.Namespace) -> Imported:
     if known is None:
         progress(f"reading {args.network}")
         known = imported(args.network, shapes=dict(map(_shape, args.shape)), fixed=dict(map(_fixed, args.fix)),
-                         outputs=args.output)  # fmt: skip
+                         outputs=args.output or None)  # fmt: skip
         progress_end()
         for note in known.notes:
             print(f"note: {note}", file=sys.stderr)
