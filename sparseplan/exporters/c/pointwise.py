@@ -20,7 +20,7 @@ def _none(attrs: Mapping[str, Any]) -> Floats:
 
 
 def _limits(attrs: Mapping[str, Any]) -> Floats:
-    low, high = attrs["low"], attrs["high"]
+    low, high = attrs.get("low"), attrs.get("high")
     return (-math.inf if low is None else low, math.inf if high is None else high)
 
 

@@ -17,12 +17,12 @@ def encoded(array: npt.NDArray[Any], dtype: str, scale: float | None, what: str)
     Raises:
         ExportError: ``int8`` without a scale.
     """
-    flat = np.ascontiguousarray(array, np.float32).reshape(-1)
+    stored: npt.NDArray[Any] = np.ascontiguousarray(array, np.float32).reshape(-1)
     if dtype == "int8":
         if scale is None:
             raise ExportError(f"{what} is stored in int8 without a scale; give its tensor one")
-        return np.clip(np.rint(flat / np.float32(scale)), -128, 127).astype(np.int8).tobytes()
+        stored = np.clip(np.rint(stored / np.float32(scale)), -128, 127)
     with np.errstate(over="ignore"):  # beyond the range of fp16 lies infinity
-        stored = flat.astype(numpy_dtype(dtype))
+        stored = stored.astype(numpy_dtype(dtype))
     # every dtype has the width of a little-endian integer
-    return bytes(stored.view(f"u{stored.itemsize}").astype(f"<u{stored.itemsize}").tobytes())
+    return stored.view(f"u{stored.itemsize}").astype(f"<u{stored.itemsize}").tobytes()
