@@ -19,18 +19,21 @@ from planted import plan_of, problem_of
 from savings import graph_of, possible, with_savings
 
 import sparseplan as sp
+from sparseplan import planfile
+from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import PlanError
 from sparseplan.exporters.json import export, schema
 from sparseplan.importers.spec import from_dict, to_dict
-from sparseplan.network import Network
+from sparseplan.network import TENSOR_DTYPES, Network
 from sparseplan.plan import Plan
 from sparseplan.planfile import VERSION, plan_from_dict, plan_to_dict, read_plan
-from sparseplan.problem import Pair, Problem, Saturation
+from sparseplan.problem import SAVINGS, Pair, Problem, Saturation
 from sparseplan.quantise import quantised
+from sparseplan.rates import TABLES
 from sparseplan.recompute import Savings, apply
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import solve
-from sparseplan.steps import UpdateSet
+from sparseplan.steps import OPTIMIZERS, UpdateSet
 from sparseplan.testing import networks, problems
 from sparseplan.verify import verify
 
@@ -285,3 +288,19 @@ def test_the_schema_is_of_this_version() -> None:
     assert schema() is not schema()
     with pytest.raises(PlanError, match="schema of='device' is unknown"):
         schema("device")
+
+
+def test_words_are_those_that_the_code_knows() -> None:
+    """Step kinds, roles, levels, storage types and settings: none is missing, none too many."""
+    defs, options = schema()["$defs"], schema()["$defs"]["options"]["properties"]
+    assert set(defs["step"]["properties"]["kind"]["enum"]) == set(planfile.STEP_KINDS)
+    assert set(defs["value"]["properties"]["role"]["enum"]) == set(planfile.ROLES)
+    assert set(defs["level"]["enum"]) == set(planfile.LEVELS)
+    assert set(defs["dtype"]["enum"]) == set(planfile.DTYPES)
+    assert set(schema()["properties"]["status"]["enum"]) == set(planfile.STATUSES)
+    assert set(defs["problem"]["properties"]["savings"]["items"]["enum"]) == set(SAVINGS)
+    assert set(defs["rates"]["properties"]) == set(TABLES)
+    assert set(options["optimizer"]["enum"]) == set(OPTIMIZERS)
+    assert set(options["dtype"]["enum"]) == set(TRAINABLE)
+    tensor = schema("network")["$defs"]["tensor"]["properties"]
+    assert set(tensor["dtype"]["enum"]) == set(TENSOR_DTYPES)
