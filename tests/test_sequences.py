@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from op_cases import resolved
 
 import sparseplan as sp
 from sparseplan.builder import NetworkBuilder, init_parameters
@@ -11,9 +12,12 @@ from sparseplan.errors import DataError, NetworkError, OpError, ProblemError
 from sparseplan.importers.spec import from_dict, to_dict
 from sparseplan.inspection import inspect_rows
 from sparseplan.network import Network, Tensor
-from sparseplan.run import gradients, predict, run
+from sparseplan.run import TrainSettings, gradients, predict, run, train
 from sparseplan.run.runner import random_data
+from sparseplan.run.samples import Samples
 from sparseplan.testing import check_full_gradients
+from sparseplan.value import fisher_information
+from sparseplan.value.units import units_of
 
 LENGTH, WIDTH, HEADS = 4, 6, 2
 
@@ -133,6 +137,8 @@ def test_statistics_are_never_updated() -> None:
     plan = sp.plan(network, "gap9", l2="1MB", loss="cross_entropy")
     assert not {"batch_norm0.mean", "batch_norm0.var"} & plan.update.keys()
     assert {"batch_norm0.weight", "batch_norm0.bias"} <= plan.update.keys()
+    measured = {p for unit in units_of(network) for p in unit.parameters}
+    assert set(network.parameters) - measured == {"batch_norm0.mean", "batch_norm0.var"}
     with pytest.raises(ProblemError, match=r"batch_norm0\.var"):
         sp.plan(network, "gap9", l2="1MB", loss="cross_entropy", must=["batch_norm0.var"])
 
@@ -170,3 +176,61 @@ def test_without_inputs_nothing_tells_the_samples() -> None:
     network = net.build(net.op("parameter", [], shape=(3,)))
     with pytest.raises(DataError, match="has no inputs"):
         predict(network, init_parameters(network), {})
+
+
+def test_ids_are_trained_on() -> None:
+    network = transformer()
+    params = init_parameters(network, 3)
+    x, target = random_data(network, "cross_entropy", 8, 0)
+    update = {"table.weight": 1.0, "token.weight": 1.0, "classes.weight": 1.0}
+    settings = TrainSettings(loss="cross_entropy", epochs=6, batch=4, lr=0.05, optimizer="adam")
+    trained = train(network, params, update, x["words"], target, settings)
+    assert trained.losses[-1] < trained.losses[0]
+    assert all((trained.parameters[p] != params[p]).any() == (p in update) for p in params)
+    choices = dict.fromkeys(network.parameters, (1.0,))
+    worth = fisher_information(network, params, Samples(x["words"], target, "cross_entropy"), choices)
+    assert all(worth[p][1.0] > 0 for p in update)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "attrs", "output"),
+    [
+        ("layer_norm", [(3, 4, 5)], {"dims": 2}, (3, 4, 5)),
+        ("matmul", [(1, 4, 5), (3, 5, 2)], {}, (3, 4, 2)),
+        ("matmul", [(5, 4), (2, 5)], {"transpose_a": True, "transpose_b": True}, (4, 2)),
+        ("embedding", [(3, 4)], {"num": 9, "dim": 2}, (3, 4, 2)),
+        ("parameter", [], {"shape": 7}, (7,)),
+        ("conv1d", [(4, 9)], {"out_channels": 6, "kernel": 3, "stride": 2, "padding": (0, 1), "groups": 2}, (6, 4)),
+        ("conv_transpose1d", [(4, 9)], {"out_channels": 6, "kernel": 3, "stride": 2, "output_padding": 1}, (6, 20)),
+        ("max_pool1d", [(4, 9)], {"kernel": 3}, (4, 3)),
+        ("avg_pool1d", [(4, 9)], {"kernel": 3, "stride": 1, "padding": 1}, (4, 9)),
+    ],
+)
+def test_output_shapes(kind: str, shapes: list[tuple[int, ...]], attrs: dict, output: tuple[int, ...]) -> None:
+    assert resolved(kind, shapes, **attrs).output == output
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "attrs", "message"),
+    [
+        ("layer_norm", [(3,)], {"dims": 2}, r"dims=2 is beyond the 1 axes of input shape \(3,\)"),
+        ("layer_norm", [(3,)], {"eps": 0}, r"eps=0 must be above 0"),
+        ("group_norm", [(3, 2)], {"groups": 2}, r"input channels=3 is not a multiple of groups=2"),
+        ("group_norm", [(3, 2)], {}, r"attribute 'groups' of group_norm is missing"),
+        ("instance_norm", [()], {}, r"input has shape \(\)"),
+        ("softmax", [(3, 2)], {"axis": 2}, r"axis=2 is beyond the 2 axes"),
+        ("matmul", [(3, 2), (3, 2)], {}, r"the extents summed over, 2 and 3, differ"),
+        ("matmul", [(3, 2), (1, 2, 3)], {}, r"equal ranks of at least 2"),
+        ("matmul", [(3, 2, 2), (2, 2, 2)], {}, r"leading extents must be equal, or 1 to spread"),
+        ("embedding", [(3,)], {"num": 0, "dim": 2}, r"num=0 must be at least 1"),
+        ("parameter", [], {"shape": (2, 0)}, r"shape=0 must be at least 1"),
+        ("conv1d", [(4, 9, 1)], {"out_channels": 6, "kernel": 3}, r"\(4, 9, 1\), expected \(channels, length\)"),
+        ("conv1d", [(4, 9)], {"out_channels": 6, "kernel": (3, 3)}, r"kernel=\(3, 3\) must be an integer"),
+        ("conv1d", [(4, 9)], {"out_channels": 6, "kernel": 3, "padding": (1, 1, 1)}, r"padding=\(1, 1, 1\) must be"),
+        ("max_pool1d", [(4, 9)], {"kernel": 300}, r"at most 256"),
+        ("prelu", [(4, 9)], {"shared": 1}, r"shared=1 must be true or false"),
+    ],
+)
+def test_errors_name_the_culprit(kind: str, shapes: list[tuple[int, ...]], attrs: dict, message: str) -> None:
+    with pytest.raises(OpError, match=message):
+        resolved(kind, shapes, **attrs)

@@ -169,7 +169,7 @@ class _Drawing:
         if not kinds:
             return self.alone(b)
         kind = self.pick(*kinds)
-        return self.op(kind, a, b, **({"transpose_b": True} if kind == "matmul" else {}))
+        return self.op(kind, a, b, transpose_b=True) if kind == "matmul" else self.op(kind, a, b)
 
     # -- blocks --------------------------------------------------------------------------------------
     def step_any(self, t: str) -> str:
