@@ -10,7 +10,7 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from compiled import COMPILER, Compiled, compile_object
 from planted import RandomNetwork, any_picks, any_update, plan_of, problem_of
 from savings import graph_of, possible, with_savings
 from test_run import NETWORKS, classifier, planned, u_shape
-from test_verify_random_savings import random_plan
 
 from sparseplan import api
 from sparseplan.builder import NetworkBuilder, init_parameters
@@ -46,15 +45,15 @@ _CLOSE = {"fp32": 1e-5, "bf16": 2**-6, "fp16": 2**-9}
 LR = 0.01
 
 
-def check(plan: Plan, folder: Path, samples: int = 1, seed: int = 1, **given: Any) -> Compiled:
+def check(plan: Plan, folder: Path, samples: int = 1, seed: int = 1, lr: float = LR, **given: Any) -> Compiled:
     """Run the plan in Python and in C on the same data and compare all that comes out."""
     options = plan.problem.options
     parameters = given.get("parameters") or init_parameters(plan.network, seed)
     x, target = given.get("data") or random_data(plan.network, options.loss, samples * options.batch, seed)
-    expected = run(plan, parameters, x, target, samples=samples, optimizer=Optimizer(options.optimizer, lr=LR),
+    expected = run(plan, parameters, x, target, samples=samples, optimizer=Optimizer(options.optimizer, lr=lr),
                    guard_bytes=0, compare=False)  # fmt: skip
     compiled = Compiled(plan, parameters, folder)
-    losses = compiled.train(x, target, samples, LR)
+    losses = compiled.train(x, target, samples, lr)
     close = _CLOSE[options.dtype]
     assert losses == pytest.approx(expected.losses, rel=close, abs=1e-7)
     assert set(compiled.gradients) == set(expected.gradients)
@@ -67,7 +66,7 @@ def check(plan: Plan, folder: Path, samples: int = 1, seed: int = 1, **given: An
     for p, array in kept.items():
         atol = close * float(np.abs(expected.parameters[p]).max())
         if options.optimizer == "adam":  # a gradient near zero moves a parameter by lr whatever its size
-            atol += 2 * LR * samples
+            atol += 2 * lr * samples
         np.testing.assert_allclose(array, expected.parameters[p], rtol=0, atol=atol, err_msg=p)
     return compiled
 
@@ -193,7 +192,7 @@ def test_every_op_kind_computes_what_it_does_in_numpy(name: str, dtype: str, tmp
     batch = 2 if not {"rows", "join_rows"} & {op.kind for op in network.ops} else 1
     loss = "cross_entropy" if name in ("attention", "classifier") else "mse"
     plan = planned(network, dtype=dtype, batch=batch, loss=loss, alignment=4)
-    check(plan, tmp_path, samples=2)
+    check(plan, tmp_path, samples=2, lr=1e-4)
 
 
 def test_there_is_a_network_for_every_op_kind_with_kernels() -> None:
@@ -225,7 +224,7 @@ def test_optimizers(gradients: str, optimizer: str, tmp_path: Path) -> None:
     check(plan, tmp_path, samples=3)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_plans(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     network = RandomNetwork(rng, rng.randint(4, 14)).network
@@ -238,26 +237,27 @@ def test_random_plans(seed: int, tmp_path: Path) -> None:
     check(plan, tmp_path, samples=2, seed=seed)
 
 
-def savers() -> Iterable[int]:
-    """Seeds of random plans that page, recompute and pack."""
-    wanted = [{"recompute", "page_in", "page_out"}, {"pack", "recompute"}, {"pack"}]
-    for seed in range(200):
-        kinds = {s.kind for s in random_plan(random.Random(seed))[1].steps}
-        for kind in [w for w in wanted if w <= kinds]:
-            wanted.remove(kind)
-            yield seed
-            break
-        if not wanted:
-            return
+def saving(seed: int = 0, **options: Any) -> Plan:
+    """A plan that runs ops again, pages, packs inputs into 8 bits and keeps states in L3."""
+    rng = random.Random(seed)
+    problem = with_savings(problem_of(u_shape(), **options))
+    update = {p: r[-1] for p, r in problem.choices.items()}
+    schedule = graph_of(problem).restrict(UpdateSet(update))
+    may = possible(problem, schedule)
+    maker = {s.op: s.writes[0].spans[0].value for s in schedule.steps if s.kind == "forward"}
+    reruns = rng.sample(sorted(may.reruns), 8)
+    fetches = rng.sample(sorted(may.fetches - {(maker[op], at) for op, at in reruns}), 6)
+    moved = rng.sample(sorted(may.moved), min(2, len(may.moved)))
+    chosen = Savings(frozenset(reruns), frozenset(fetches), may.packed, frozenset(moved))
+    plan = plan_of(problem, update, None, chosen)
+    assert {"recompute", "page_out", "page_in", "pack"} <= {s.kind for s in plan.steps}
+    return plan
 
 
-def test_random_plans_that_save(tmp_path: Path) -> None:
-    seeds = list(savers())
-    assert len(seeds) >= 2
-    for seed in seeds:
-        (tmp_path / str(seed)).mkdir()
-        _, plan = random_plan(random.Random(seed))
-        check(plan, tmp_path / str(seed), samples=2, seed=seed)
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_plans_that_save(dtype: str, tmp_path: Path) -> None:
+    batch = 2 if dtype == "fp16" else 1
+    check(saving(dtype=dtype, batch=batch, gradients="accumulate", optimizer="momentum"), tmp_path, samples=2)
 
 
 def test_int8_tensors(tmp_path: Path) -> None:
@@ -318,11 +318,11 @@ def test_upydnet_in_stripes(tmp_path: Path) -> None:
 
 def test_a_plan_that_chose_stripes(tmp_path: Path) -> None:
     net = NetworkBuilder("tall")
-    t = net.input("image", (2, 16, 4))
-    for i in range(3):
-        t = net.relu(net.conv(t, 4, 3, 1, 1, name=f"conv{i}"))
-    network = net.build(net.conv(t, 1, 1, name="head"))
-    plan = solved(network, "head.*", 2300, dtype="fp32", savings=("stripes",), loss="mse")
+    t = net.input("image", (1, 32, 8))
+    for i in range(2):
+        t = net.relu(net.conv(t, 6, 3, padding=1, name=f"conv{i}"))
+    network = net.build(net.conv(net.conv(t, 1, 3, stride=2, padding=1, name="small"), 1, 1, name="head"))
+    plan = solved(network, "head.*", 10_000, dtype="fp32", savings=("stripes",), loss="mse")
     assert plan.stripes
     check(plan, tmp_path)
 
@@ -345,8 +345,7 @@ def sections(path: Path) -> tuple[int, int]:
 
 def small_plan(name: str) -> Plan:
     if name == "paged":
-        plans = (random_plan(random.Random(seed))[1] for seed in range(200))
-        return next(p for p in plans if any(s.kind == "page_out" for s in p.steps))
+        return saving(dtype="fp32", alignment=1)
     if name == "accumulated":
         return planned(classifier(), dtype="fp32", gradients="accumulate", optimizer="adam", loss="cross_entropy",
                        alignment=16)  # fmt: skip
