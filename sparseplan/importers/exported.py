@@ -164,9 +164,13 @@ def _export(module: Module, inputs: tuple[Any, ...], label: str) -> ExportedProg
             }
             return program.run_decompositions(table)
     except Exception as error:
+        if "DataDependent" in type(error).__name__ or "data-dependent" in str(error):
+            raise NetworkError(
+                f"module {label!r}: what it does, or a shape in it, depends on data, and a plan is of one way alone; "
+                f"give the module one way. torch.export says: {_quote(error)}"
+            ) from error
         raise NetworkError(
-            f"module {label!r}: torch.export cannot read it: {_quote(error)}. Control flow that depends on data, and "
-            "modules on several devices, have to be rewritten; see torch.export's documentation"
+            f"module {label!r}: torch.export cannot read it: {_quote(error)}; does the example input fit the module?"
         ) from error
 
 
