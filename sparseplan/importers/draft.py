@@ -157,6 +157,8 @@ class Draft:
             self.note(f"parameter {known.name!r} is used in two forms; {name!r} is the second")
         self.weights[name] = array
         self._names.add(name)
+        if known.scale is not None:
+            self.store(name, "int8", known.scale)
         # extents of 1 that came or went move nothing
         if (
             known.name
@@ -409,7 +411,7 @@ class Draft:
     def opaque(self, type_: str, inputs: Sequence[Value], shapes: Sequence[Shape], macs: int = 0) -> tuple[Made, ...]:
         """An op known by its shapes alone, one for each output; its constants are parameters of the first."""
         tensors = [v.tensor for v in inputs if isinstance(v, Made)]
-        params = [v for v in inputs if isinstance(v, Known) and v.array.size > 1 and v.array.dtype.kind == "f"]
+        params = [_codes(v) for v in inputs if isinstance(v, Known) and v.array.size > 1 and _holds_weights(v.array)]
         result = []
         for i, shape in enumerate(shapes):
             mine = {f"p{j}": k for j, k in enumerate(params)} if i == 0 else {}
@@ -435,6 +437,19 @@ class Draft:
         if fixed:
             self.note(f"parameters {list(fixed)} are constants of the origin: give them to a plan as never")
         return Imported(network, weights, layouts, tuple(self.notes), fixed)
+
+
+def _holds_weights(array: Array) -> bool:
+    """Whether a constant of an op that is not known may be its weights, rather than axes or extents."""
+    return array.dtype.kind == "f" or array.dtype in (np.int8, np.uint8, np.int32)
+
+
+def _codes(known: Known) -> Known:
+    """Integers of 8 bits are stored as such; their quantum is 1, and unsigned ones are shifted into the range."""
+    if known.array.dtype not in (np.int8, np.uint8):
+        return known
+    shift = np.float32(128 if known.array.dtype == np.uint8 else 0)
+    return Known(known.array.astype(np.float32) - shift, known.name, known.layout, 1.0)
 
 
 def _pruned(net: NetworkBuilder, outputs: tuple[str, ...], storage: Mapping[str, tuple[str, float | None]]) -> Network:

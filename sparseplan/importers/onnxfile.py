@@ -149,7 +149,9 @@ def _imported(
     if walker.frozen:
         total = sum(walker.frozen.values())
         kinds = ", ".join(f"{n} {op}" for op, n in sorted(walker.frozen.items()))
-        draft.note(f"{total} ops are known by their shapes alone and planned as frozen: {kinds}"[:600])
+        quantised = any(word in op for op in walker.frozen for word in ("Quant", "QLinear", "Integer"))
+        what = "quantised: " if quantised else ""
+        draft.note(f"{what}{total} ops are known by their shapes alone and planned as frozen: {kinds}"[:600])
     imported = draft.finish(made)
     infos(imported.network)
     return imported

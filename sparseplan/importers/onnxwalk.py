@@ -65,6 +65,7 @@ class Walker:
         self.frozen: dict[str, int] = {}
         self.last = ""
         self._folded = 0
+        self._told: set[tuple[str, str]] = set()
         self._early: dict[int, Mapping[str, Held]] = {}
 
     def run(self, graph: Graph, scope: Scope) -> None:
@@ -137,7 +138,7 @@ class Walker:
             return None
         except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError, MemoryError) as error:
             raise NetworkError(f"cannot be computed from its constants: {_line(error)}") from None
-        arrays = [made] if isinstance(made, np.ndarray) else list(made)
+        arrays = made if isinstance(made, list) else [np.asarray(made)]
         self._folded += sum(a.size for a in arrays)
         if self._folded > MAX_FOLDED_ALL:
             raise NetworkError("constants of over 2**26 elements would be computed; fold them before, or use fewer")
@@ -196,7 +197,8 @@ class Walker:
         macs = macs_of(node, [s.shape for s in stated], shapes[0])
         made = self.draft.opaque(node.op, inputs, shapes, macs)
         self.frozen[node.op] = self.frozen.get(node.op, 0) + 1
-        if node.op in RULES:
+        if node.op in RULES and (node.op, reason) not in self._told:
+            self._told.add((node.op, reason))  # the first of its kind is told
             self.draft.note(f"{node.title} is planned as frozen, by its shapes alone: {reason}"[:400])
         for name, (_, dtype) in zip(node.outputs, ports, strict=False):
             if name and dtype is not None:

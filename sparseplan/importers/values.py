@@ -49,11 +49,13 @@ class Known:
     Attributes:
         name: of the parameter that it is; None for what was computed, which is never updated.
         layout: permutation of axes since the origin, or None.
+        scale: value of one quantum where it is stored in 8 bits (``array`` holds the values), or None.
     """
 
     array: Array
     name: str | None = None
     layout: tuple[int, ...] | None = None
+    scale: float | None = None
 
     @property
     def shape(self) -> Shape:
@@ -62,14 +64,14 @@ class Known:
 
     def reshaped(self, shape: Shape) -> Known:
         """The same elements under another shape."""
-        return Known(self.array.reshape(shape), self.name, self.layout)
+        return Known(self.array.reshape(shape), self.name, self.layout, self.scale)
 
     def transposed(self, perm: Sequence[int]) -> Known:
         """With axes permuted; a permutation of a permutation keeps its name only if it can be told."""
         array = self.array.transpose(tuple(perm))
         if self.layout is not None:
-            return Known(array, self.name, tuple(self.layout[i] for i in perm))
-        return Known(array, self.name, tuple(perm))
+            return Known(array, self.name, tuple(self.layout[i] for i in perm), self.scale)
+        return Known(array, self.name, tuple(perm), self.scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def gemm(call: Call) -> Made:
     weight = b if call.integer("transB", 0) else _turned(draft, b)  # (out, in)
     alpha, beta = call.number("alpha", 1.0), call.number("beta", 1.0)
     extra = _times(call.value(2), beta, draft) if call.has(2) and beta else None
+    if isinstance(a, Known) and isinstance(weight, Known):
+        a = draft.made(a)  # so that the weight is the same parameter as elsewhere
     if isinstance(a, Made) and isinstance(weight, Known):
         outs = weight.shape[0]
         if alpha == 1 and isinstance(extra, Known) and extra.shape in ((outs,), (1, outs)):

@@ -1,0 +1,39 @@
+"""Weights stored in 8 bits: what DequantizeLinear makes of a constant is the parameter, in its storage."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparseplan.errors import NetworkError
+from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported
+from sparseplan.importers.values import Array, Known, Shape, axis_of
+
+
+def _along(values: Array, axis: int, shape: Shape) -> Array:
+    """One value a channel, shaped to spread over ``shape``."""
+    if values.size == 1:
+        return values.reshape(())
+    if values.shape != (shape[axis],):
+        raise Unsupported(f"scales of shape {values.shape} for a constant of shape {shape}")
+    return values.reshape(tuple(-1 if i == axis else 1 for i in range(len(shape))))
+
+
+def _dequantize(call: Call) -> Held:
+    x = call.known(0)
+    if x.array.dtype.kind not in "iu" or call.array(1).dtype.kind != "f":
+        raise NetworkError(f"a constant of type {x.array.dtype} with scales of type {call.array(1).dtype}")
+    call.refuse("block_size")
+    scale = call.array(1)
+    zero = call.array(2) if call.has(2) else np.zeros(1, x.array.dtype)
+    axis = axis_of(call.integer("axis", 1), len(x.shape)) if scale.size > 1 or zero.size > 1 else 0
+    steps, centre = (_along(v.astype(np.float32), axis, x.shape) for v in (scale, zero))
+    values = (x.array.astype(np.float32) - centre) * steps
+    plain = x.array.dtype == np.int8 and scale.size == 1 and not zero.any() and float(scale.reshape(())) > 0
+    if not plain and x.array.dtype.itemsize == 1:
+        call.draft.note(
+            "weights in 8 bits with scales by channel, or with zero points, are planned as floats, not as 8 bits"
+        )
+    return Known(values, x.name, x.layout, float(scale.reshape(())) if plain else None)
+
+
+RULES: dict[str, Rule] = {"DequantizeLinear": _dequantize, "com.microsoft.DequantizeLinear": _dequantize}
