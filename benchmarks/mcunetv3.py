@@ -158,21 +158,25 @@ def print_needed() -> dict[tuple[str, str], tuple[int, int]]:
             began = time.perf_counter()
             plan = needed(network, update, dtype)
             status = checked(plan)
+            least = plan.ties.get("peak") == "OPTIMAL" and plan.peak_bytes.get(MAIN) == plan.lower_bound_bytes.get(MAIN)
             split = parts(plan) if plan.feasible else {}
             head = needed(network, update | {"classifier.weight": 1.0, "classifier.bias": 1.0}, dtype)
             seconds = time.perf_counter() - began
             peak = plan.peak_bytes.get(MAIN, 0)
             if p.network == "mcunet-5fps":
                 budgets[p.name, dtype] = peak, peak - split.get("of which not updated", 0)
-            lines.append([p.network, p.name, dtype, f"{p.bits[2] / 8:,.0f}", f"{peak:,}", *(f"{n:,}" for n in
-                          split.values()), f"{head.peak_bytes.get(MAIN, 0):,}", status, f"{seconds:.1f}"])  # fmt: skip
+            sizes = [peak, *split.values(), head.peak_bytes.get(MAIN, 0)]
+            lines.append([p.network, p.name, dtype, f"{p.bits[2] / 8:,.0f}", *(f"{n:,}" for n in sizes), status,
+                          "yes" if least else "no", f"{seconds:.1f}"])  # fmt: skip
     header = ("network", "scheme", "gradients", "their count B", "peak B", "parameters", "activations", "gradients",
-              "not updated", "forward peak", "backward peak", "head trained too", "status", "s")  # fmt: skip
+              "not updated", "forward peak", "backward peak", "head trained too", "status", "least", "s")  # fmt: skip
     print("\n(b) RAM of a whole step with exact lifetimes: the peak, what lives at it, the peaks of both phases")
     print("    'not updated': of the parameters in RAM, channels of partly updated weights that stay as they are;")
     print(f"    their count leaves those out. Head of {CLASSES} classes in flash; last bytes: with the head trained.")
-    print("    The peak is the least possible (OPTIMAL: proven); the lower of the two phases' peaks is this plan's.")
-    print(table(header, lines, [False, False, False, *[True] * 9, False, True]))
+    print(
+        "    'least': whether the peak is proven to be the least possible; the lower of the two phases' is this plan's."
+    )
+    print(table(header, lines, [False, False, False, *[True] * 9, False, False, True]))
     return budgets
 
 
