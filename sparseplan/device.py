@@ -301,7 +301,7 @@ def parse_device(text: str, where: str = "device") -> Device:
     """
     for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > _LONGEST_LINE:  # the parser takes quadratic time and memory on dotted keys
-            raise DeviceError(f"{where}: line {number} has {len(line):,} characters; at most {_LONGEST_LINE:,} are read")
+            raise DeviceError(f"{where}: line {number} has {len(line):,} characters; the most is {_LONGEST_LINE:,}")
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also an integer of too many digits

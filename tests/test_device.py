@@ -302,7 +302,7 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
         load_device(tmp_path)
     with pytest.raises(DeviceError, match="TOML"):
         parse_device("a = " + "[" * 10_000)
-    with pytest.raises(DeviceError, match="line 2 has 100,004 characters; at most 16,384"):
+    with pytest.raises(DeviceError, match="line 2 has 100,004 characters; the most is 16,384"):
         parse_device("\na = " + "[" * 100_000)
 
 
