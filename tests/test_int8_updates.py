@@ -21,13 +21,14 @@ from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.problem import resolve_choices
 from sparseplan.quantise import quantised
-from sparseplan.run import Optimizer, Trainer, TrainSettings, run
+from sparseplan.run import Optimizer, Samples, Trainer, TrainSettings, adapt, plan_settings, run, train
 from sparseplan.run.runner import random_data
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import solve
 from sparseplan.steps import TrainingOptions, UpdateSet
 from sparseplan.testing import check_accepted, check_runs_within_budget, networks, options
 from sparseplan.testing.peers import trainable
+from sparseplan.value import VALUES, get_value
 from sparseplan.value.count import parameter_count
 from sparseplan.value.units import units_of
 from sparseplan.verify import verify
@@ -186,6 +187,43 @@ def test_the_fast_trainer_computes_the_same(network: Network, seed: int, kind: s
 def _quantum(network: Network, p: str) -> float:
     """The trainer may sum in another order, and so round to the next code."""
     return 1.001 * (network.tensor[p].scale or 1e-5)
+
+
+def few_samples(count: int = 8) -> tuple[Array, Array]:
+    rng = np.random.default_rng(7)
+    return rng.random((count, 8, 4, 4), np.float32), rng.integers(0, 3, (count, 1), np.int32)
+
+
+def test_training_in_an_arena_with_accumulated_gradients() -> None:
+    """Many updates: every byte as planned, and int8 parameters stay codes times scale."""
+    network = quantised(conv_pair(), 1 / 32, FLOATS)
+    setting = {"loss": "cross_entropy", "optimizer": "momentum", "gradients": "accumulate", "dtype": "fp32"}
+    plan = plan_of(problem_of(network, must=("*",), **setting), dict.fromkeys(network.parameters, 1.0))
+    x, labels = few_samples()
+    weights = init_parameters(network, 1)
+    settings = replace(plan_settings(plan), epochs=3, lr=0.5, accumulate=4)
+    report = adapt(plan, weights, x, labels, settings, check_every=1)
+    assert not report.faults
+    found = report.result.parameters
+    for p in ("a.weight", "b.weight"):
+        codes = found[p] * 32
+        assert np.array_equal(codes, np.rint(codes))
+        assert not np.array_equal(found[p], np.rint(weights[p] * 32) / 32), "it moved"
+    fast = train(network, weights, dict.fromkeys(network.parameters, 1.0), x, labels, settings).parameters
+    for p in network.parameters:
+        np.testing.assert_allclose(found[p], fast[p], rtol=1e-4, atol=_quantum(network, p))
+
+
+@pytest.mark.parametrize("name", sorted(set(VALUES) - {"count"}))
+def test_measures_of_value_know_int8_parameters(name: str) -> None:
+    network = quantised(conv_pair(), 1 / 32, FLOATS)
+    x, labels = few_samples()
+    found = get_value(name)(network, init_parameters(network, 1), Samples(x, labels, "cross_entropy"),
+                            {"a.weight": (0.5, 1.0), "head.weight": (1.0,)})  # fmt: skip
+    assert set(found) == {"a.weight", "head.weight"}
+    assert set(found["a.weight"]) == {0.5, 1.0}
+    assert all(v >= 0 for v in found["a.weight"].values())
+    assert found["a.weight"][1.0] > 0
 
 
 def test_planted_faults_are_found() -> None:
