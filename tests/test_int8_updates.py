@@ -28,7 +28,7 @@ from sparseplan.solve.pipeline import solve
 from sparseplan.steps import TrainingOptions, UpdateSet
 from sparseplan.testing import check_accepted, check_runs_within_budget, networks, options
 from sparseplan.testing.peers import trainable
-from sparseplan.value import VALUES, get_value
+from sparseplan.value import VALUES, get_value, update_bytes
 from sparseplan.value.count import parameter_count
 from sparseplan.value.units import units_of
 from sparseplan.verify import verify
@@ -187,6 +187,12 @@ def test_the_fast_trainer_computes_the_same(network: Network, seed: int, kind: s
 def _quantum(network: Network, p: str) -> float:
     """The trainer may sum in another order, and so round to the next code."""
     return 1.001 * (network.tensor[p].scale or 1e-5)
+
+
+def test_bytes_of_an_update_by_itself() -> None:
+    """A bf16 gradient and the saved int8 input, of the channels that are kept."""
+    found = update_bytes(quantised(conv_pair(), 1 / 16, FLOATS), {"a.weight": (0.25, 1.0)})
+    assert found == {"a.weight": {0.25: 2 * 8 * 2 * 9 + 2 * 16, 1.0: 2 * 8 * 8 * 9 + 8 * 16}}
 
 
 def few_samples(count: int = 8) -> tuple[Array, Array]:

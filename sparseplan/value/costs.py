@@ -24,6 +24,8 @@ def update_bytes(network: Network, choices: Choices, *, dtype: str = "bf16", bat
     result: Table = {}
     for p, levels in levels_of(network, choices).items():
         info = table[levels.op]
+        inputs = network.op[levels.op].inputs
+        stored = (network.tensor[inputs[0]].dtype or dtype) if inputs else dtype
         reads = any("x0" in tags for tags in op_def(info.kind).needs_for_param(info, levels.slot)[:1])
         result[p] = {}
         for r, kept in levels.fractions:
@@ -31,7 +33,7 @@ def update_bytes(network: Network, choices: Choices, *, dtype: str = "bf16", bat
             if kept is not None and levels.cut is not None and levels.cut.rows is not None:
                 read = read // info.inputs[0][0] * kept * levels.cut.rows
             gradient = levels.elements if levels.cut is None else round(levels.elements * levels.share(kept))
-            result[p][r] = float(bytes_of(gradient, dtype) + bytes_of(batch * read, dtype))
+            result[p][r] = float(bytes_of(gradient, dtype) + bytes_of(batch * read, stored))
     return result
 
 
