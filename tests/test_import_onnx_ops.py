@@ -173,7 +173,8 @@ case(
     more={"z": (1, 3, 4, 6)},
 )
 for equation, z in {
-    "bhqd,bhkd->bhqk": (1, 3, 4, 6), "bhqd,bhdk->bqhk": (1, 3, 6, 2), "bhqd,hdk->bqhk": (3, 6, 2), "bcij,cj->bi": (3, 6),
+    "bhqd,bhkd->bhqk": (1, 3, 4, 6), "bhqd,bhdk->bqhk": (1, 3, 6, 2), "bhqd,hdk->bqhk": (3, 6, 2),
+    "bcij,cj->bi": (3, 6),
 }.items():  # fmt: skip
     case(f"Einsum {equation}", node("Einsum", "x z", equation=equation), more={"z": z})
 case(

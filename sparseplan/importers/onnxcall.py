@@ -14,6 +14,10 @@ from sparseplan.importers.draft import Array, Draft, Known, Made, Shape, Value, 
 from sparseplan.importers.onnxgraph import Graph, Node, short
 
 
+class Malformed(NetworkError):
+    """A node that means nothing; it is not read as opaque either."""
+
+
 class Unsupported(Exception):
     """A rule cannot say a node by the network's ops; it may be read as opaque."""
 
@@ -58,7 +62,7 @@ class Call:
         """Input ``i``. Raises NetworkError where it is missing, Unsupported where it is no array."""
         found = self.values[i] if i < len(self.values) else None
         if found is None:
-            raise NetworkError(f"input {i} is missing")
+            raise Malformed(f"input {i} is missing")
         if isinstance(found, OneHot):
             raise Unsupported("a one-hot of integers is read by more than a product with a constant")
         return found
@@ -82,16 +86,16 @@ class Call:
         """Input ``i``, constant integers."""
         array = self.array(i)
         if array.dtype.kind not in "iu" or array.ndim > 1:
-            raise NetworkError(f"input {i} has to be a list of integers, not {array.dtype} of shape {array.shape}")
+            raise Malformed(f"input {i} has to be a list of integers, not {array.dtype} of shape {array.shape}")
         if array.size > 2**20:
-            raise NetworkError(f"input {i} holds {array.size} integers; at most 2**20 are read")
+            raise Malformed(f"input {i} holds {array.size} integers; at most 2**20 are read")
         return [int(n) for n in array.reshape(-1)]
 
     def scalar(self, i: int) -> float:
         """Input ``i``, one constant number."""
         array = self.array(i)
         if array.size != 1:
-            raise NetworkError(f"input {i} has to be one number, not of shape {array.shape}")
+            raise Malformed(f"input {i} has to be one number, not of shape {array.shape}")
         return float(array.reshape(()))
 
     @property
@@ -111,21 +115,21 @@ class Call:
         if found is None:
             return default
         if found.kind != kind:
-            raise NetworkError(f"attribute {name!r} is of kind {found.kind}; it has to be {kind}")
+            raise Malformed(f"attribute {name!r} is of kind {found.kind}; it has to be {kind}")
         return found.value
 
     def integer(self, name: str, default: int | None = None) -> int:
         """An integer; raises NetworkError where it is missing and has no default."""
         found = self.attr(name, "int", default)
         if found is None:
-            raise NetworkError(f"attribute {name!r} is missing")
+            raise Malformed(f"attribute {name!r} is missing")
         return int(found)
 
     def number(self, name: str, default: float) -> float:
         """A finite number."""
         found = float(self.attr(name, "float", default))
         if not math.isfinite(found):
-            raise NetworkError(f"attribute {name!r}={found} must be finite")
+            raise Malformed(f"attribute {name!r}={found} must be finite")
         return found
 
     def text(self, name: str, default: str) -> str:
@@ -141,7 +145,7 @@ class Call:
         """A subgraph."""
         found = self.attr(name, "graph")
         if found is None:
-            raise NetworkError(f"attribute {name!r} is missing")
+            raise Malformed(f"attribute {name!r} is missing")
         graph: Graph = found
         return graph
 

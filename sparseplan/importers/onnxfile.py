@@ -90,7 +90,7 @@ def _model(path: Path) -> Model:
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
         domain = "" if entry.domain == "ai.onnx" else str(entry.domain)
-        opsets[domain] = max(opsets.get(domain, 0), int(entry.version))
+        opsets[domain] = max(opsets.get(domain, int(entry.version)), int(entry.version))
     newest = onnx.defs.onnx_opset_version()
     if "" not in opsets:
         raise NetworkError("names no opset of ONNX's own operators")

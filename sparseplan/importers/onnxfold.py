@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Array, Known, Shape, axis_of, broadcast
-from sparseplan.importers.onnxcall import Call, Fold, Unsupported
+from sparseplan.importers.onnxcall import Call, Fold, Malformed, Unsupported
 from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxgraph import short
 
@@ -22,11 +21,11 @@ MAX_FOLDED_ALL = 2**26
 def sized(shape: Sequence[int]) -> Shape:
     """``shape`` if a computed constant may have it. Raises NetworkError."""
     if any(n < 0 for n in shape):
-        raise NetworkError(f"shape {list(shape)} has a negative extent")
+        raise Malformed(f"shape {list(shape)} has a negative extent")
     if math.prod(shape) > MAX_FOLDED:
-        raise NetworkError(f"a constant of shape {list(shape)} would be computed; at most 2**24 elements are")
+        raise Malformed(f"a constant of shape {list(shape)} would be computed; at most 2**24 elements are")
     if len(shape) > 32:
-        raise NetworkError(f"{len(shape)} axes; at most 32 are read")
+        raise Malformed(f"{len(shape)} axes; at most 32 are read")
     return tuple(shape)
 
 
@@ -48,7 +47,7 @@ def _binary(function: Callable[[Array, Array], Any], same: bool = True) -> Fold:
     def fold(call: Call) -> Array:
         a, b = _spread(call, 2)
         if same and a.dtype != b.dtype:
-            raise NetworkError(f"inputs are of types {a.dtype} and {b.dtype}; they must be the same")
+            raise Malformed(f"inputs are of types {a.dtype} and {b.dtype}; they must be the same")
         made = np.asarray(function(a, b))
         return made.astype(a.dtype, copy=False) if same else made
 
@@ -70,7 +69,7 @@ def _div(a: Array, b: Array) -> Array:
         quotient: Array = np.divide(a, b)
         return quotient
     if not b.all():
-        raise NetworkError("division of integers by 0")
+        raise Malformed("division of integers by 0")
     whole: Array = np.floor_divide(a, b)  # ONNX rounds towards 0
     if a.dtype.kind == "i":
         whole = whole + ((whole < 0) & (whole * b != a))
@@ -80,14 +79,14 @@ def _div(a: Array, b: Array) -> Array:
 def _mod(call: Call) -> Array:
     a, b = _spread(call, 2)
     if a.dtype.kind in "iu" and not b.all():
-        raise NetworkError("remainder of a division of integers by 0")
+        raise Malformed("remainder of a division of integers by 0")
     function = np.fmod if call.integer("fmod", 0) else np.mod
     return np.asarray(function(a, b))
 
 
 def _pow(a: Array, b: Array) -> Array:
     if a.dtype.kind in "iu" and b.dtype.kind == "i" and (b < 0).any():
-        raise NetworkError("an integer to a negative power")
+        raise Malformed("an integer to a negative power")
     power: Array = np.power(a, b).astype(a.dtype)
     return power
 
@@ -109,16 +108,16 @@ def fill(call: Call) -> Array:
     """ConstantOfShape: a value over a shape."""
     value = call.attr("value", "tensor", np.zeros(1, np.float32))
     if value.size != 1:
-        raise NetworkError(f"attribute 'value' has shape {value.shape}; it must be one number")
+        raise Malformed(f"attribute 'value' has shape {value.shape}; it must be one number")
     return np.full(sized(call.numbers(0)), value.reshape(()))
 
 
 def _range(call: Call) -> Array:
     start, limit, delta = (call.array(i).reshape(()) if call.array(i).size == 1 else None for i in range(3))
     if start is None or limit is None or delta is None:
-        raise NetworkError("start, limit and delta must be one number each")
+        raise Malformed("start, limit and delta must be one number each")
     if not float(delta) or not all(math.isfinite(float(v)) for v in (start, limit, delta)):
-        raise NetworkError(f"start={start}, limit={limit}, delta={delta} are no range")
+        raise Malformed(f"start={start}, limit={limit}, delta={delta} are no range")
     count = max(0, math.ceil((float(limit) - float(start)) / float(delta)))
     sized((count,))
     made: Array = (start + np.arange(count) * delta).astype(start.dtype)
@@ -128,10 +127,10 @@ def _range(call: Call) -> Array:
 def _concat(call: Call) -> Array:
     arrays = [call.array(i) for i in range(len(call.values))]
     if not arrays or len({a.ndim for a in arrays}) > 1 or not arrays[0].ndim:
-        raise NetworkError(f"shapes {[a.shape for a in arrays]} do not concatenate")
+        raise Malformed(f"shapes {[a.shape for a in arrays]} do not concatenate")
     axis = axis_of(call.integer("axis"), arrays[0].ndim)
     if len({a.shape[:axis] + a.shape[axis + 1 :] for a in arrays}) > 1:
-        raise NetworkError(f"shapes {[a.shape for a in arrays]} do not concatenate along axis {axis}")
+        raise Malformed(f"shapes {[a.shape for a in arrays]} do not concatenate along axis {axis}")
     # a list of 1e5 copies of one constant is small in the file
     sized((sum(a.size for a in arrays),))
     return np.concatenate(arrays, axis)
@@ -143,15 +142,15 @@ def slice_ranges(call: Call, shape: Shape) -> list[range]:
     axes = call.numbers(3) if call.has(3) else list(range(len(starts)))
     steps = call.numbers(4) if call.has(4) else [1] * len(starts)
     if not len(starts) == len(ends) == len(axes) == len(steps):
-        raise NetworkError(f"starts={starts}, ends={ends}, axes={axes}, steps={steps} must be of one length")
+        raise Malformed(f"starts={starts}, ends={ends}, axes={axes}, steps={steps} must be of one length")
     if 0 in steps:
-        raise NetworkError(f"steps={steps} must not be 0")
+        raise Malformed(f"steps={steps} must not be 0")
     taken = [range(n) for n in shape]
     done: set[int] = set()
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         at, n = axis_of(axis, len(shape)), shape[axis_of(axis, len(shape))]
         if at in done:
-            raise NetworkError(f"axes={axes} name an axis twice")
+            raise Malformed(f"axes={axes} name an axis twice")
         done.add(at)
         start, end = (v + n if v < 0 else v for v in (start, end))
         if step > 0:
@@ -172,12 +171,12 @@ def _slice(call: Call) -> Array:
 def _gather(call: Call) -> Array:
     x, indices = call.array(0), call.array(1)
     if indices.dtype.kind not in "iu":
-        raise NetworkError(f"indices are of type {indices.dtype}; they must be integers")
+        raise Malformed(f"indices are of type {indices.dtype}; they must be integers")
     axis = axis_of(call.integer("axis", 0), x.ndim)
     sized((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     n = x.shape[axis]
     if indices.size and not (-n <= indices.min() and indices.max() < n):
-        raise NetworkError(f"indices {indices.reshape(-1)[:8].tolist()} lie outside extent {n} of axis {axis}")
+        raise Malformed(f"indices {indices.reshape(-1)[:8].tolist()} lie outside extent {n} of axis {axis}")
     taken: Array = np.take(x, indices.astype(np.intp) % max(1, n), axis)
     return taken
 
@@ -190,7 +189,7 @@ def reshaped(call: Call, shape: Shape) -> Shape:
     for i, n in enumerate(wanted):
         if n == 0 and keep:
             if i >= len(shape):
-                raise NetworkError(f"shape={wanted} keeps axis {i} of {list(shape)}, which has none")
+                raise Malformed(f"shape={wanted} keeps axis {i} of {list(shape)}, which has none")
             n = shape[i]
         made.append(n)
     return filled(made, shape)
@@ -200,11 +199,11 @@ def filled(wanted: Sequence[int], shape: Shape) -> Shape:
     """``wanted`` with its one -1 so that it holds as many elements as ``shape``. Raises NetworkError."""
     total, rest = math.prod(shape), math.prod(n for n in wanted if n != -1)
     if any(n < -1 for n in wanted) or sum(n == -1 for n in wanted) > 1:
-        raise NetworkError(f"shape={list(wanted)} must hold extents, and -1 once at most")
+        raise Malformed(f"shape={list(wanted)} must hold extents, and -1 once at most")
     if -1 in wanted and rest and not total % rest:
         return tuple(total // rest if n == -1 else n for n in wanted)
     if -1 in wanted or rest != total:
-        raise NetworkError(f"shape={list(wanted)} does not hold the {total} elements of {list(shape)}")
+        raise Malformed(f"shape={list(wanted)} does not hold the {total} elements of {list(shape)}")
     return tuple(wanted)
 
 
@@ -212,10 +211,10 @@ def unsqueezed(shape: Shape, axes: Sequence[int]) -> Shape:
     """Extents of 1 put in at ``axes`` (of the result). Raises NetworkError."""
     rank = len(shape) + len(axes)
     if rank > 32:
-        raise NetworkError(f"{rank} axes; at most 32 are read")
+        raise Malformed(f"{rank} axes; at most 32 are read")
     at = {axis_of(a, rank) for a in axes}
     if len(at) != len(axes):
-        raise NetworkError(f"axes={list(axes)} name an axis twice")
+        raise Malformed(f"axes={list(axes)} name an axis twice")
     rest = iter(shape)
     return tuple(1 if i in at else next(rest) for i in range(rank))
 
@@ -224,7 +223,7 @@ def unsqueeze_axes(call: Call) -> list[int]:
     """Axes of Unsqueeze in either form."""
     found = call.numbers(1) if call.has(1) else call.ints("axes")
     if found is None:
-        raise NetworkError("axes are missing")
+        raise Malformed("axes are missing")
     return found
 
 
@@ -234,7 +233,7 @@ def squeezed(shape: Shape, axes: Sequence[int] | None) -> Shape:
         return tuple(n for n in shape if n != 1)
     wrong = [a for a in axes if shape[a] != 1]
     if wrong:
-        raise NetworkError(f"axis {wrong[0]} of shape {list(shape)} is not 1 long, and cannot be squeezed")
+        raise Malformed(f"axis {wrong[0]} of shape {list(shape)} is not 1 long, and cannot be squeezed")
     return tuple(n for i, n in enumerate(shape) if i not in axes)
 
 
@@ -242,7 +241,7 @@ def flattened(call: Call, shape: Shape) -> Shape:
     """Flatten's two axes."""
     axis = call.integer("axis", 1)
     if not -len(shape) <= axis <= len(shape):
-        raise NetworkError(f"axis={axis} is beyond rank {len(shape)}")
+        raise Malformed(f"axis={axis} is beyond rank {len(shape)}")
     axis = axis % len(shape) if axis < 0 else axis
     return math.prod(shape[:axis]), math.prod(shape[axis:])
 
@@ -252,7 +251,7 @@ def perm_of(call: Call, rank: int) -> list[int]:
     perm = call.ints("perm")
     perm = list(range(rank))[::-1] if perm is None else perm
     if sorted(perm) != list(range(rank)):
-        raise NetworkError(f"perm={perm} is no permutation of {rank} axes")
+        raise Malformed(f"perm={perm} is no permutation of {rank} axes")
     return perm
 
 
@@ -260,7 +259,7 @@ def expand_shape(call: Call, shape: Shape) -> Shape:
     """What Expand makes of a shape. Raises NetworkError."""
     wanted = tuple(call.numbers(1))
     if any(n < 0 for n in wanted):
-        raise NetworkError(f"shape={list(wanted)} has a negative extent")
+        raise Malformed(f"shape={list(wanted)} has a negative extent")
     return broadcast(shape, wanted)
 
 
@@ -273,7 +272,7 @@ def repeats_of(call: Call, rank: int) -> list[int]:
     """Tile's repeats. Raises NetworkError."""
     repeats = call.numbers(1)
     if len(repeats) != rank or any(n < 0 for n in repeats):
-        raise NetworkError(f"repeats={repeats} must be {rank} numbers of at least 0")
+        raise Malformed(f"repeats={repeats} must be {rank} numbers of at least 0")
     return repeats
 
 
@@ -297,7 +296,7 @@ def _reduce(function: Callable[..., Any]) -> Fold:
             return x
         over = tuple(sorted(set(axes))) if axes else tuple(range(x.ndim))
         if not x.size:
-            raise NetworkError(f"a reduction of shape {x.shape}, which has no elements")
+            raise Malformed(f"a reduction of shape {x.shape}, which has no elements")
         made = function(x, axis=over, keepdims=bool(call.integer("keepdims", 1)))
         return np.asarray(made).astype(x.dtype, copy=False)
 
@@ -310,11 +309,11 @@ def split_sizes(call: Call, extent: int) -> list[int]:
     if sizes is None:
         count = call.integer("num_outputs", len(call.node.outputs))
         if count < 1 or count != len(call.node.outputs):
-            raise NetworkError(f"num_outputs={count}, but {len(call.node.outputs)} outputs are named")
+            raise Malformed(f"num_outputs={count}, but {len(call.node.outputs)} outputs are named")
         size = -(-extent // count)
         sizes = [size] * (count - 1) + [extent - size * (count - 1)]
     if any(n < 0 for n in sizes) or sum(sizes) != extent or len(sizes) != len(call.node.outputs):
-        raise NetworkError(f"split={sizes} does not cut {extent} into {len(call.node.outputs)} outputs")
+        raise Malformed(f"split={sizes} does not cut {extent} into {len(call.node.outputs)} outputs")
     return sizes
 
 
@@ -330,7 +329,7 @@ def _pad(call: Call) -> Array:
         raise Unsupported("a constant padded in this way")
     pads, n = call.numbers(1), x.ndim
     if len(pads) != 2 * n:
-        raise NetworkError(f"pads={pads} must be {2 * n} numbers")
+        raise Malformed(f"pads={pads} must be {2 * n} numbers")
     widths = list(zip(pads[:n], pads[n:], strict=True))
     sized([a + m + b for m, (a, b) in zip(x.shape, widths, strict=True)])
     return np.pad(x, widths, constant_values=call.array(2).reshape(-1)[0] if call.has(2) else 0)
@@ -339,7 +338,7 @@ def _pad(call: Call) -> Array:
 def _matmul(call: Call) -> Array:
     a, b = call.array(0), call.array(1)
     if not a.ndim or not b.ndim or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
-        raise NetworkError(f"matrices {a.shape} and {b.shape} do not fit")
+        raise Malformed(f"matrices {a.shape} and {b.shape} do not fit")
     rows, columns = a.shape[-2:-1], b.shape[-1:] if b.ndim > 1 else ()
     made = sized((*broadcast(a.shape[:-2], b.shape[:-2]), *rows, *columns))
     sized((math.prod(made), max(1, a.shape[-1] // 64)))  # bounds the time, too
@@ -355,7 +354,7 @@ def _clip(call: Call) -> Array:
 def _constant(call: Call) -> Array:
     given = {name: attr for name, attr in call.node.attrs.items() if name.startswith("value")}
     if len(given) != 1:
-        raise NetworkError("exactly one of value, value_float, value_int, value_floats, value_ints must be given")
+        raise Malformed("exactly one of value, value_float, value_int, value_floats, value_ints must be given")
     ((name, attr),) = given.items()
     if name == "value" and attr.kind == "tensor":
         return np.asarray(attr.value)
@@ -365,7 +364,7 @@ def _constant(call: Call) -> Array:
     ):  # fmt: skip
         if (name, attr.kind) == (wanted, kind):
             return np.array(attr.value, dtype)
-    raise NetworkError(f"attribute {short(name)} of kind {attr.kind} is no constant that can be read; use numbers")
+    raise Malformed(f"attribute {short(name)} of kind {attr.kind} is no constant that can be read; use numbers")
 
 
 def _onehot(call: Call) -> Array:
@@ -382,7 +381,7 @@ def _trilu(call: Call) -> Array:
     shift = call.numbers(1)[0] if call.has(1) and call.array(1).size == 1 else 0
     shift = max(-(2**24), min(2**24, shift))
     if call.array(0).ndim < 2:
-        raise NetworkError(f"shape {call.array(0).shape} is no matrix")
+        raise Malformed(f"shape {call.array(0).shape} is no matrix")
     return np.triu(call.array(0), shift) if call.integer("upper", 1) else np.tril(call.array(0), shift)
 
 

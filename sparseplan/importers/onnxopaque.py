@@ -107,6 +107,7 @@ def _int(node: Node, name: str, default: int) -> int:
 def _inferred(model: Model, node: Node, inputs: Sequence[Stated]) -> tuple[dict[str, Port], str]:
     """What onnx's shape inference says of one node."""
     import onnx
+    from google.protobuf.message import DecodeError, EncodeError
     from onnx import defs, helper, shape_inference
 
     version = model.opsets.get(node.domain, 1)
@@ -137,7 +138,10 @@ def _inferred(model: Model, node: Node, inputs: Sequence[Stated]) -> tuple[dict[
         found = shape_inference.infer_node_outputs(
             schema, node.proto, types, data, None, opset_imports=opsets, ir_version=model.ir_version
         )
-    except (shape_inference.InferenceError, RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (
+        onnx.checker.ValidationError, shape_inference.InferenceError, DecodeError, EncodeError,
+        RuntimeError, ValueError, TypeError, KeyError, IndexError,
+    ) as error:  # fmt: skip
         return {}, " ".join(str(error).split())[:200]
     return {name: _port_of(name, proto) for name, proto in found.items()}, "onnx's shape inference does not tell them"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made
-from sparseplan.importers.onnxcall import Call, Held, OneHot, Unknown, Unsupported, is_float
+from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Unknown, Unsupported, is_float
 from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, named, shape_of
 from sparseplan.importers.onnxfusions import FUSIONS, Found
@@ -160,6 +160,8 @@ class Walker:
                 with np.errstate(all="ignore"):
                     made = rule(call)
                 return [made] if isinstance(made, (Known, Made, OneHot)) else list(made)
+            except Malformed:
+                raise
             except Unsupported as unsupported:
                 reason = str(unsupported)
             except NetworkError as found:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made
-from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported
+from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 from sparseplan.importers.onnxrules.windows import Sliding, sliding
 from sparseplan.network import Attr
 
@@ -15,10 +14,15 @@ def _parts(call: Call) -> tuple[Made, Known, dict[str, Known], int]:
     if spatial not in (1, 2):
         raise Unsupported(f"a convolution of {spatial} dimensions; one and two are known")
     if x.rank != spatial + 2:
-        raise NetworkError(f"shape {x.shape} does not fit a weight of shape {weight.shape}")
+        raise Malformed(f"shape {x.shape} does not fit a weight of shape {weight.shape}")
     params = {"weight": weight}
     if call.has(2):
-        params["bias"] = call.known(2).reshaped((call.known(2).array.size,))
+        outs = (
+            weight.shape[0] if call.node.op != "ConvTranspose" else weight.shape[1] * max(1, call.integer("group", 1))
+        )
+        if call.known(2).array.size != outs:
+            raise Malformed(f"bias of shape {call.known(2).shape} for {outs} channels")
+        params["bias"] = call.known(2).reshaped((outs,))
     return x, weight, params, spatial
 
 
@@ -40,10 +44,10 @@ def conv(call: Call) -> Made:
     x, weight, params, spatial = _parts(call)
     groups = call.integer("group", 1)
     if groups < 1 or x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
-        raise NetworkError(f"channels of {x.shape} do not fit a weight of shape {weight.shape} in group={groups}")
+        raise Malformed(f"channels of {x.shape} do not fit a weight of shape {weight.shape} in group={groups}")
     window = sliding(call, x.shape[2:], weight.shape[2:])
     if window.kernel != weight.shape[2:]:
-        raise NetworkError(f"kernel_shape={list(window.kernel)} does not fit a weight of shape {weight.shape}")
+        raise Malformed(f"kernel_shape={list(window.kernel)} does not fit a weight of shape {weight.shape}")
     attrs = _attrs(window, spatial, out_channels=weight.shape[0], groups=groups)
     return call.draft.spatial("conv1d" if spatial == 1 else "conv", x, spatial, params, **attrs)
 
@@ -53,14 +57,14 @@ def conv_transpose(call: Call) -> Held:
     x, weight, params, spatial = _parts(call)
     groups = call.integer("group", 1)
     if groups < 1 or x.shape[1] != weight.shape[0] or x.shape[1] % groups:
-        raise NetworkError(f"channels of {x.shape} do not fit a weight of shape {weight.shape} in group={groups}")
+        raise Malformed(f"channels of {x.shape} do not fit a weight of shape {weight.shape} in group={groups}")
     mode = call.text("auto_pad", "NOTSET")
     plain = sliding(call, x.shape[2:], weight.shape[2:])
     if plain.kernel != weight.shape[2:]:
-        raise NetworkError(f"kernel_shape={list(plain.kernel)} does not fit a weight of shape {weight.shape}")
+        raise Malformed(f"kernel_shape={list(plain.kernel)} does not fit a weight of shape {weight.shape}")
     extra = call.ints("output_padding") or [0] * spatial
     if len(extra) != spatial or any(n < 0 for n in extra):
-        raise NetworkError(f"output_padding={extra} must be {spatial} numbers of at least 0")
+        raise Malformed(f"output_padding={extra} must be {spatial} numbers of at least 0")
     wanted = call.ints("output_shape")
     if wanted is not None and len(wanted) == spatial + 2:
         wanted = wanted[2:]
@@ -69,7 +73,7 @@ def conv_transpose(call: Call) -> Held:
         wanted = [n * s for n, s in zip(x.shape[2:], plain.strides, strict=True)]
     if wanted is not None:
         if len(wanted) != spatial:
-            raise NetworkError(f"output_shape={wanted} must be {spatial} numbers")
+            raise Malformed(f"output_shape={wanted} must be {spatial} numbers")
         whole = [
             (n - 1) * s + e + p for n, s, e, p in zip(x.shape[2:], plain.strides, plain.extents, extra, strict=True)
         ]

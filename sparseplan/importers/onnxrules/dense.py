@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made, Shape, Value
-from sparseplan.importers.onnxcall import Call, Held, OneHot, Rule, Unsupported
+from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Rule, Unsupported
 from sparseplan.importers.onnxrules.convs import activated
 from sparseplan.importers.onnxrules.moves import embed
 
@@ -51,7 +50,7 @@ def gemm(call: Call) -> Made:
     draft = call.draft
     a, b = call.value(0), call.value(1)
     if len(a.shape) != 2 or len(b.shape) != 2:
-        raise NetworkError(f"shapes {a.shape} and {b.shape} are no matrices")
+        raise Malformed(f"shapes {a.shape} and {b.shape} are no matrices")
     if call.integer("transA", 0):
         a = _turned(draft, a)
     weight = b if call.integer("transB", 0) else _turned(draft, b)  # (out, in)
@@ -71,7 +70,7 @@ def gemm(call: Call) -> Made:
         shape = made.shape
         made = draft.add(made, extra)
         if made.shape != shape:
-            raise NetworkError(f"c of shape {extra.shape} does not spread to {shape}")
+            raise Malformed(f"c of shape {extra.shape} does not spread to {shape}")
     return draft.made(made)
 
 
@@ -109,12 +108,12 @@ def _einsum(call: Call) -> Held:
     extents: dict[str, int] = {}
     for part, value in zip(names, values, strict=True):
         if len(part) != len(value.shape):
-            raise NetworkError(f"equation={text[:60]!r} does not fit shapes {[v.shape for v in values]}")
+            raise Malformed(f"equation={text[:60]!r} does not fit shapes {[v.shape for v in values]}")
         for axis, n in zip(part, value.shape, strict=True):
             if extents.setdefault(axis, n) != n:
-                raise NetworkError(f"axis {axis!r} of equation={text[:60]!r} is {extents[axis]} and {n} long")
+                raise Malformed(f"axis {axis!r} of equation={text[:60]!r} is {extents[axis]} and {n} long")
     if set(out) - set(extents):
-        raise NetworkError(f"equation={text[:60]!r} makes axes that it does not read")
+        raise Malformed(f"equation={text[:60]!r} makes axes that it does not read")
     batch = [i for i in out if i in a and i in b]
     summed = [i for i in a if i in b and i not in out]
     rows, columns = [i for i in a if i not in b], [i for i in b if i not in a]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made, Shape, axis_of
-from sparseplan.importers.onnxcall import Call, Held, OneHot, Rule, Unsupported, is_float
+from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Rule, Unsupported, is_float
 from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxfold import (
     expand_shape,
@@ -36,7 +35,7 @@ def _renamed(call: Call, shape: Shape) -> Held:
         return OneHot(held.ids, shape)
     if isinstance(held, Made) and is_ids(call.draft, held):
         if np.prod(shape, dtype=object) != np.prod(held.shape, dtype=object):
-            raise NetworkError(f"shape {held.shape} cannot be read as {shape}")
+            raise Malformed(f"shape {held.shape} cannot be read as {shape}")
         return Made(held.tensor, shape)
     return call.draft.reshape(call.made(0), shape)
 
@@ -44,7 +43,7 @@ def _renamed(call: Call, shape: Shape) -> Held:
 def _shape(call: Call) -> Shape:
     held = call.values[0] if call.values else None
     if held is None:
-        raise NetworkError("input 0 is missing")
+        raise Malformed("input 0 is missing")
     return held.shape
 
 
@@ -67,7 +66,7 @@ def _unsqueeze(call: Call) -> Held:
 def _identity(call: Call) -> Held:
     held = call.values[0] if call.values else None
     if held is None:
-        raise NetworkError("input 0 is missing")
+        raise Malformed("input 0 is missing")
     return held
 
 
@@ -118,7 +117,7 @@ def _slice(call: Call) -> Held:
     draft = call.draft
     for axis, taken in enumerate(ranges):
         if not taken:
-            raise NetworkError(f"nothing of axis {axis} of shape {x.shape} is taken")
+            raise Malformed(f"nothing of axis {axis} of shape {x.shape} is taken")
     plain = [r if r.step > 0 else range(n) for r, n in zip(ranges, x.shape, strict=True)]
     x = draft.slice(x, [r.start for r in plain], [r.stop for r in plain], [r.step for r in plain])
     for axis, taken in enumerate(ranges):
@@ -134,7 +133,7 @@ def _split(call: Call) -> list[Held]:
     at = 0
     for name, size in zip(call.node.outputs, split_sizes(call, x.shape[axis]), strict=True):
         if size < 1:
-            raise NetworkError("one of its outputs is empty")
+            raise Malformed("one of its outputs is empty")
         starts, stops = [0] * x.rank, list(x.shape)
         starts[axis], stops[axis] = at, at + size
         result.append(call.draft.slice(x, starts, stops, [1] * x.rank) if name else x)
@@ -145,7 +144,7 @@ def _split(call: Call) -> list[Held]:
 def _concat(call: Call) -> Held:
     values = [call.value(i) for i in range(len(call.values))]
     if not values or not values[0].shape:
-        raise NetworkError("there is nothing to concatenate")
+        raise Malformed("there is nothing to concatenate")
     axis = axis_of(call.integer("axis"), len(values[0].shape))
     kept = [v for v in values if len(v.shape) <= axis or v.shape[axis]]  # nothing joins to nothing
     return call.draft.concat(kept, axis)
@@ -171,7 +170,7 @@ def _tile(call: Call) -> Held:
     if not work:
         return x
     if 0 in repeats:
-        raise NetworkError(f"repeats={repeats} leave nothing")
+        raise Malformed(f"repeats={repeats} leave nothing")
     shape = tuple(n * r for n, r in zip(x.shape, repeats, strict=True))
     if all(x.shape[i] == 1 for i in work):
         return call.draft.expand(x, shape)
@@ -184,7 +183,11 @@ def _gather(call: Call) -> Held:
     axis = axis_of(call.integer("axis", 0), len(table.shape))
     if isinstance(where, Known):
         if where.array.dtype.kind not in "iu":
-            raise NetworkError(f"indices are of type {where.array.dtype}; they must be integers")
+            raise Malformed(f"indices are of type {where.array.dtype}; they must be integers")
+        extent = table.shape[axis]
+        if where.array.size and not (-extent <= where.array.min() and where.array.max() < extent):
+            some = where.array.reshape(-1)[:8].tolist()
+            raise Malformed(f"indices {some} lie outside extent {extent} of axis {axis}")
         if where.array.size > 2**20:
             raise Unsupported("over 2**20 constant indices")
         return call.draft.gather(call.made(0), axis, where.array)
@@ -237,7 +240,7 @@ def _pad(call: Call) -> Held:
     pads = call.numbers(1)
     axes = call.axes(x.rank, 3) if call.has(3) else list(range(x.rank))
     if axes is None or len(pads) != 2 * len(axes):
-        raise NetworkError(f"pads={pads[:16]} must be two numbers an axis")
+        raise Malformed(f"pads={pads[:16]} must be two numbers an axis")
     before, after = [0] * x.rank, [0] * x.rank
     for i, axis in enumerate(axes):
         before[axis], after[axis] = pads[i], pads[len(axes) + i]
@@ -253,11 +256,11 @@ def _pad(call: Call) -> Held:
 def _depth_to_space(call: Call) -> Held:
     x, size = call.made(0), call.integer("blocksize")
     if x.rank != 4 or size < 1 or x.shape[1] % (size * size):
-        raise NetworkError(f"shape {x.shape} has no channels for blocks of {size}")
+        raise Malformed(f"shape {x.shape} has no channels for blocks of {size}")
     n, c, h, w = x.shape
     deep, mode = c // (size * size), call.text("mode", "DCR")
     if mode not in ("DCR", "CRD"):
-        raise NetworkError(f"mode={mode!r} must be DCR or CRD")
+        raise Malformed(f"mode={mode!r} must be DCR or CRD")
     split, perm = ((n, size, size, deep, h, w), (0, 3, 4, 1, 5, 2)) if mode == "DCR" else (
         (n, deep, size, size, h, w), (0, 1, 4, 2, 5, 3))  # fmt: skip
     draft = call.draft
@@ -267,7 +270,7 @@ def _depth_to_space(call: Call) -> Held:
 def _space_to_depth(call: Call) -> Held:
     x, size = call.made(0), call.integer("blocksize")
     if x.rank != 4 or size < 1 or x.shape[2] % size or x.shape[3] % size:
-        raise NetworkError(f"shape {x.shape} does not divide into blocks of {size}")
+        raise Malformed(f"shape {x.shape} does not divide into blocks of {size}")
     n, c, h, w = x.shape
     draft = call.draft
     moved = draft.transpose(draft.reshape(x, (n, c, h // size, size, w // size, size)), (0, 3, 5, 1, 2, 4))

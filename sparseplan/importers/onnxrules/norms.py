@@ -6,15 +6,14 @@ import math
 
 import numpy as np
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Known, Made, axis_of
-from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported
+from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 
 
 def _vector(call: Call, i: int, size: int) -> Known:
     known = call.known(i)
     if known.shape != (size,):
-        raise NetworkError(f"input {i} has shape {known.shape}, expected ({size},)")
+        raise Malformed(f"input {i} has shape {known.shape}, expected ({size},)")
     return known
 
 
@@ -24,7 +23,7 @@ def _batch_norm(call: Call) -> Held:
     call.one_output()
     x, eps = call.made(0), call.number("epsilon", 1e-5)
     if x.rank < 2 or eps < 0:
-        raise NetworkError(f"shape {x.shape} with epsilon={eps}; expected (1, channels, …) and at least 0")
+        raise Malformed(f"shape {x.shape} with epsilon={eps}; expected (1, channels, …) and at least 0")
     names = ("weight", "bias", "mean", "var")
     params = {name: _vector(call, i + 1, x.shape[1]) for i, name in enumerate(names)}
     if x.shape[0] == 1:
@@ -63,7 +62,7 @@ def layer(call: Call, x: Made, weight: int, bias: int, axis: int) -> Made:
             if len(known.shape) > dims or any(
                 n not in (1, m) for n, m in zip(known.shape[::-1], shape[::-1], strict=False)
             ):
-                raise NetworkError(f"{slot} of shape {known.shape} does not fit trailing axes {shape}")
+                raise Malformed(f"{slot} of shape {known.shape} does not fit trailing axes {shape}")
             known = Known(np.broadcast_to(known.array, shape))
         params[slot] = known
     tensor = call.draft.full(x) if dims == x.rank else x.tensor
@@ -100,14 +99,14 @@ def _group(call: Call) -> Held:
     x, groups = _channels(call), call.integer("num_groups")
     channels = x.shape[1]
     if groups < 1 or channels % groups:
-        raise NetworkError(f"num_groups={groups} does not divide {channels} channels")
+        raise Malformed(f"num_groups={groups} does not divide {channels} channels")
     params = {}
     for i, slot in ((1, "weight"), (2, "bias")):
         known = call.known(i)
         if known.shape == (groups,) and groups != channels and call.opset < 21:
             known = Known(np.repeat(known.array, channels // groups))
         if known.shape != (channels,):
-            raise NetworkError(f"input {i} has shape {known.shape}, expected ({channels},)")
+            raise Malformed(f"input {i} has shape {known.shape}, expected ({channels},)")
         params[slot] = known
     eps = _positive(call, 1e-5)
     return Made(call.draft.op("group_norm", [x.tensor], params, groups=groups, eps=eps), x.shape)
@@ -123,7 +122,7 @@ def _lp(call: Call) -> Held:
     """Entries over their norm along an axis; 0 over 0 is 0."""
     x, p, draft = call.made(0), call.integer("p", 2), call.draft
     if p not in (1, 2):
-        raise NetworkError(f"p={p} must be 1 or 2")
+        raise Malformed(f"p={p} must be 1 or 2")
     axis = [axis_of(call.integer("axis", -1), x.rank)]
     total = draft.reduce("sum", draft.same("square" if p == 2 else "abs", x), axis, True)
     norm = draft.same("clip", total, low=1e-30)

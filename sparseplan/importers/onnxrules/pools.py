@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Made
-from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported
+from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 from sparseplan.importers.onnxrules.windows import sliding
 from sparseplan.network import Attr
 
@@ -13,7 +12,7 @@ def _pool(call: Call, kind: str, **more: Attr) -> Made:
     x, kernel = call.made(0), call.ints("kernel_shape")
     spatial = x.rank - 2
     if kernel is None:
-        raise NetworkError("attribute 'kernel_shape' is missing")
+        raise Malformed("attribute 'kernel_shape' is missing")
     if spatial not in (1, 2):
         raise Unsupported(f"a pool of {spatial} dimensions; one and two are known")
     window = sliding(call, x.shape[2:], kernel)
@@ -51,7 +50,7 @@ def _global(kind: str) -> Rule:
     def rule(call: Call) -> Held:
         x = call.made(0)
         if x.rank < 3:
-            raise NetworkError(f"shape {x.shape} has no spatial axes")
+            raise Malformed(f"shape {x.shape} has no spatial axes")
         if kind == "mean" and x.rank == 4 and x.shape[0] == 1:
             tensor = call.draft.op("global_avg_pool", [call.draft.image(x, 2)])
             return call.draft.wrap(tensor, (1, x.shape[1], 1, 1))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparseplan.errors import NetworkError
-from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported
+from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 from sparseplan.importers.values import Array, Known, Shape, axis_of
 
 
@@ -21,7 +20,7 @@ def _along(values: Array, axis: int, shape: Shape) -> Array:
 def _dequantize(call: Call) -> Held:
     x = call.known(0)
     if x.array.dtype.kind not in "iu" or call.array(1).dtype.kind != "f":
-        raise NetworkError(f"a constant of type {x.array.dtype} with scales of type {call.array(1).dtype}")
+        raise Malformed(f"a constant of type {x.array.dtype} with scales of type {call.array(1).dtype}")
     call.refuse("block_size")
     scale = call.array(1)
     zero = call.array(2) if call.has(2) else np.zeros(1, x.array.dtype)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made, Value
-from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported
+from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 
 #: longer sequences are read as opaque
 MAX_STEPS = 64
@@ -37,7 +36,7 @@ def _recurrent(call: Call) -> list[Held]:
     gates = _GATES[op]
     x, hidden = call.made(0), call.integer("hidden_size")
     if x.rank != 3 or hidden < 1:
-        raise NetworkError(f"shape {x.shape}, hidden_size={hidden}; expected (steps, batch, features) and at least 1")
+        raise Malformed(f"shape {x.shape}, hidden_size={hidden}; expected (steps, batch, features) and at least 1")
     if call.integer("layout", 0):
         x = draft.transpose(x, (1, 0, 2))
     steps, batch, features = x.shape
@@ -48,7 +47,7 @@ def _recurrent(call: Call) -> list[Held]:
     directions = {"forward": ["forward"], "reverse": ["reverse"], "bidirectional": ["forward", "reverse"]}
     named = directions.get(call.text("direction", "forward"))
     if named is None:
-        raise NetworkError(f"direction={call.text('direction', '')!r} must be forward, reverse or bidirectional")
+        raise Malformed(f"direction={call.text('direction', '')!r} must be forward, reverse or bidirectional")
     kinds = _activations(call, len(named))
     shapes: dict[int, tuple[int, ...]] = {
         1: (len(named), gates * hidden, features),
@@ -58,7 +57,7 @@ def _recurrent(call: Call) -> list[Held]:
         shapes[3] = (len(named), 2 * gates * hidden)
     for i, shape in shapes.items():
         if call.known(i).shape != shape:
-            raise NetworkError(f"input {i} has shape {call.known(i).shape}, expected {shape}")
+            raise Malformed(f"input {i} has shape {call.known(i).shape}, expected {shape}")
     if call.has(4) and (call.array(4) != steps).any():
         raise Unsupported(f"sequence_lens that are not all {steps}")
     if op == "LSTM" and call.has(7) and call.array(7).any():
@@ -122,7 +121,7 @@ def _cell(call: Call, i: int, direction: str, hidden: int, gates: int) -> _Cell:
         if call.integer("layout", 0):
             state = call.draft.transpose(state, (1, 0, 2))
         if state.rank != 3 or state.shape[1:] != (1, hidden) or i >= state.shape[0]:
-            raise NetworkError(f"the initial state has shape {held.shape}; expected (directions, 1, {hidden})")
+            raise Malformed(f"the initial state has shape {held.shape}; expected (directions, 1, {hidden})")
         state = call.draft.slice(state, [i, 0, 0], [i + 1, 1, hidden], [1, 1, 1])
         states.append(call.draft.reshape(state, (1, hidden)))
     return _Cell(
@@ -171,7 +170,7 @@ def _lstm(call: Call, rows: Made, cell: _Cell, kinds: list[str], backwards: bool
         h = draft.made(draft.mul(o, draft.same(k, c)))
         states.append(h)
     if c is None:
-        raise NetworkError("a sequence of no steps")
+        raise Malformed("a sequence of no steps")
     return states, c
 
 
@@ -209,7 +208,7 @@ def _gru(call: Call, rows: Made, cell: _Cell, kinds: list[str], backwards: bool)
         h = draft.made(draft.add(new, draft.mul(z, rest)))
         states.append(h)
     if h is None:
-        raise NetworkError("a sequence of no steps")
+        raise Malformed("a sequence of no steps")
     return states, h
 
 
@@ -221,7 +220,7 @@ def _rnn(call: Call, rows: Made, cell: _Cell, kinds: list[str], backwards: bool)
         h = draft.same(kinds[0], _plus(draft, _row(draft, whole, t), _back(draft, cell, h)))
         states.append(h)
     if h is None:
-        raise NetworkError("a sequence of no steps")
+        raise Malformed("a sequence of no steps")
     return states, h
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Shape
-from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported
+from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 from sparseplan.network import Attr
 
 _MODES = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "cubic": "cubic"}
@@ -16,10 +15,10 @@ _COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric
 def _numbers(call: Call, i: int, count: int) -> list[float]:
     array = call.array(i)
     if array.shape != (count,) or array.dtype.kind not in "fiu":
-        raise NetworkError(f"input {i} has shape {array.shape}; expected {count} numbers")
+        raise Malformed(f"input {i} has shape {array.shape}; expected {count} numbers")
     found = [float(n) for n in array]
     if any(not math.isfinite(n) or n <= 0 for n in found):
-        raise NetworkError(f"input {i} holds {found[:8]}; expected numbers above 0")
+        raise Malformed(f"input {i} holds {found[:8]}; expected numbers above 0")
     return found
 
 
@@ -28,7 +27,7 @@ def _target(call: Call, shape: Shape) -> tuple[Shape, list[float] | None]:
     axes = call.ints("axes")
     at = list(range(len(shape))) if axes is None else [a % len(shape) for a in axes if -len(shape) <= a < len(shape)]
     if len(set(at)) != len(axes or at):
-        raise NetworkError(f"axes={axes} do not fit shape {shape}")
+        raise Malformed(f"axes={axes} do not fit shape {shape}")
     old = call.node.op == "Upsample" or call.opset < 11
     if old and "scales" in call.node.attrs:
         raise Unsupported("scales as an attribute, of opset 7")
@@ -39,7 +38,7 @@ def _target(call: Call, shape: Shape) -> tuple[Shape, list[float] | None]:
             scales[axis] = scale
         return tuple(math.floor(n * s) for n, s in zip(shape, scales, strict=True)), scales
     if not call.has(3):
-        raise NetworkError("neither scales nor sizes are given")
+        raise Malformed("neither scales nor sizes are given")
     if call.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Unsupported("keep_aspect_ratio_policy")
     sizes = list(shape)
@@ -52,10 +51,10 @@ def _resize(call: Call) -> Held:
     x = call.made(0)
     shape, scales = _target(call, x.shape)
     if any(n < 1 for n in shape):
-        raise NetworkError(f"shape {x.shape} would become {shape}")
+        raise Malformed(f"shape {x.shape} would become {shape}")
     mode = _MODES.get(call.text("mode", "nearest"))
     if mode is None:
-        raise NetworkError(f"mode={call.text('mode', '')!r} must be nearest, linear or cubic")
+        raise Malformed(f"mode={call.text('mode', '')!r} must be nearest, linear or cubic")
     old = call.node.op == "Upsample" or call.opset < 11
     coordinates = "asymmetric" if old else call.text("coordinate_transformation_mode", "half_pixel")
     rounding = "floor" if old else call.text("nearest_mode", "round_prefer_floor")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Shape
-from sparseplan.importers.onnxcall import Call
+from sparseplan.importers.onnxcall import Call, Malformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ def _many(call: Call, name: str, count: int, default: int, low: int) -> tuple[in
     if found is None:
         return (default,) * count
     if len(found) != count or any(n < low for n in found):
-        raise NetworkError(f"attribute {name!r}={found[:8]} must be {count} numbers of at least {low}")
+        raise Malformed(f"attribute {name!r}={found[:8]} must be {count} numbers of at least {low}")
     return tuple(found)
 
 
@@ -41,7 +40,7 @@ def sliding(call: Call, spatial: Shape, kernel: Sequence[int]) -> Sliding:
     if call.ints("kernel_shape") is not None:
         kernel = _many(call, "kernel_shape", n, 1, 1)
     if len(kernel) != n:
-        raise NetworkError(f"kernel {tuple(kernel)} does not fit spatial extents {spatial}")
+        raise Malformed(f"kernel {tuple(kernel)} does not fit spatial extents {spatial}")
     strides, dilations = _many(call, "strides", n, 1, 1), _many(call, "dilations", n, 1, 1)
     pads = _many(call, "pads", 2 * n, 0, 0)
     before, after = pads[:n], pads[n:]
@@ -55,5 +54,5 @@ def sliding(call: Call, spatial: Shape, kernel: Sequence[int]) -> Sliding:
     elif mode == "VALID":
         before = after = (0,) * n
     elif mode != "NOTSET":
-        raise NetworkError(f"auto_pad={mode!r} must be NOTSET, SAME_UPPER, SAME_LOWER or VALID")
+        raise Malformed(f"auto_pad={mode!r} must be NOTSET, SAME_UPPER, SAME_LOWER or VALID")
     return Sliding(tuple(kernel), strides, before, after, dilations)
