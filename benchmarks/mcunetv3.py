@@ -35,8 +35,9 @@ from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import solve
 from sparseplan.steps import MAIN, TrainingOptions
 from sparseplan.tables import table
+from sparseplan.zoo import mbv2_w035, mcunet_5fps, proxyless_w03
 
-NETWORKS = {"mbv2-w0.35": "mbv2_w035", "mcunet-5fps": "mcunet_5fps", "proxyless-w0.3": "proxyless_w03"}
+NETWORKS = {"mbv2-w0.35": mbv2_w035, "mcunet-5fps": mcunet_5fps, "proxyless-w0.3": proxyless_w03}
 FLOATS = {"*.bias": "fp32", "classifier.*": "fp32"}
 #: classes of the head; it lies in flash, as the accounting leaves it out, except where it is said to be trained
 CLASSES = 10
@@ -79,7 +80,7 @@ def published() -> list[Published]:
 
 def deployed(name: str) -> Network:
     """The int8 network; scales are nominal, bytes do not depend on them."""
-    return quantised(sp.zoo.NETWORKS[NETWORKS[name]](classes=CLASSES), floats=FLOATS)  # type: ignore[call-arg]
+    return quantised(NETWORKS[name](classes=CLASSES), floats=FLOATS)
 
 
 def updates(network: Network, scheme: Scheme) -> dict[str, float]:
@@ -139,7 +140,7 @@ def parts(plan: Plan) -> dict[str, int]:
 def print_accounting() -> None:
     lines = []
     for p in published():
-        ours = account(sp.zoo.get(NETWORKS[p.network]), p.scheme)
+        ours = account(NETWORKS[p.network](), p.scheme)
         bits = (ours.weight_bits, ours.activation_bits, ours.total_bits)
         lines.append([p.network, p.name, *(f"{n / 8:,.1f}" for n in bits), *(f"{n / 8:,.1f}" for n in p.bits),
                       "equal" if bits == p.bits else "DIFFERS"])  # fmt: skip
@@ -227,7 +228,7 @@ def chosen_text(scheme: Scheme) -> str:
 
 
 def print_better(budgets: Mapping[tuple[str, str], tuple[int, int]]) -> None:
-    plain = sp.zoo.mcunet_5fps()
+    plain = mcunet_5fps()
     count = len(convolutions(plain))
     schemes = [p for p in published() if p.network == "mcunet-5fps"]
     for gain in gains():
