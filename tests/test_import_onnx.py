@@ -1,0 +1,301 @@
+"""What is read of ONNX graphs beyond single ops: shapes, fixed inputs, conditions, names, and what stays opaque."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sparseplan as sp
+from sparseplan import importers
+from sparseplan.errors import MissingExtraError, NetworkError
+from sparseplan.importers.onnxfile import read_onnx
+from tests.onnxmodels import TensorProto, difference, helper, kinds, model, node, numpy_helper, saved
+
+F32, I64 = np.float32, np.int64
+CONV = node("Conv", "x w b", "h", pads=[1, 1, 1, 1])
+WEIGHTS = {"w": (2, 3, 3, 3), "b": (2,)}
+
+
+def _graph(name: str, nodes: list[Any], output: str) -> Any:
+    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
+
+
+# -- shapes -------------------------------------------------------------------------------------------
+def test_an_open_leading_axis_is_the_batch(tmp_path: Path) -> None:
+    path = saved(model([CONV, node("Relu", "h")], {"x": ("n", 3, 4, 5)}, WEIGHTS), tmp_path)
+    net = read_onnx(path).network
+    assert net.tensor["x"].shape == (3, 4, 5)
+    assert net.tensor[net.outputs[0]].shape == (2, 4, 5)
+
+
+def test_open_axes_follow_from_shapes_that_are_given_or_named_alike(tmp_path: Path) -> None:
+    nodes = [node("Add", "x z", "a"), node("Relu", "a")]
+    path = saved(model(nodes, {"x": ("n", 3, "h"), "z": ("n", 3, "h")}), tmp_path)
+    with pytest.raises(NetworkError, match=r"input 'x' leaves axis 2 \('h'\) open; give shapes=\{'x': \(1, 3, N2\)\}"):
+        read_onnx(path)
+    net = read_onnx(path, shapes={"x": (1, 3, 7)}).network
+    assert net.tensor["z"].shape == (3, 7)
+
+
+def test_a_batch_of_several_is_brought_to_one(tmp_path: Path) -> None:
+    path = saved(model([CONV, node("Relu", "h")], {"x": (8, 3, 4, 5)}, WEIGHTS), tmp_path)
+    assert kinds(read_onnx(path, shapes={"x": (1, 3, 4, 5)})) == ["conv", "relu"]
+    kept = read_onnx(path)  # a sample of eight images has no convolution of ours
+    assert kinds(kept) == ["opaque", "relu"]
+    assert any("Conv" in note for note in kept.notes)
+
+
+def test_shapes_are_computed_while_reading(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", "x", "s"), node("Gather", "s one", "c"), node("Unsqueeze", "c zero", "cs"),
+        node("Concat", "first cs rest", "to", axis=0), node("Reshape", "x to", "r"), node("Relu", "r"),
+    ]  # fmt: skip
+    constants = {"one": np.array(1, I64), "zero": np.array([0], I64), "first": np.array([1], I64),
+                 "rest": np.array([-1], I64)}  # fmt: skip
+    path = saved(model(nodes, {"x": ("n", 3, 4, 5)}, constants), tmp_path)
+    net = read_onnx(path).network
+    assert [op.kind for op in net.ops] == ["reshape", "relu"]
+    assert net.tensor[net.outputs[0]].shape == (3, 20)
+
+
+# -- conditions, fixed inputs ---------------------------------------------------------------------------
+def _switched(tmp_path: Path) -> Path:
+    nodes = [
+        node("Equal", "rate high", "c"),
+        node("If", "c", "y", then_branch=_graph("a", [node("Relu", "x", "t")], "t"),
+             else_branch=_graph("b", [node("Neg", "x", "e")], "e")),
+    ]  # fmt: skip
+    types = {"rate": TensorProto.INT64}
+    return saved(model(nodes, {"x": (1, 4), "rate": ()}, {"high": np.array(16000, I64)}, types=types), tmp_path)
+
+
+def test_a_fixed_input_decides_a_condition(tmp_path: Path) -> None:
+    path = _switched(tmp_path)
+    x = np.array([[-1, 2, -3, 4]], F32)
+    for rate, kind in ((16000, "relu"), (8000, "neg")):
+        found = importers.onnx(path, fixed={"rate": rate})
+        assert kinds(found) == [kind]
+        assert found.network.inputs == ("x",)
+        assert difference(path, {"x": x, "rate": np.array(rate, I64)}, fixed={"rate": rate}) == 0
+    with pytest.raises(NetworkError, match=r"\(If\): its condition is not constant; .* fixed=\{'rate': .*--fix rate="):
+        read_onnx(path)
+
+
+def test_a_condition_on_shapes_is_decided(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", "x", "s"), node("Size", "s", "n"), node("Equal", "n three", "c"),
+        node("If", "c", "z", then_branch=_graph("a", [node("Relu", "x", "t")], "t"),
+             else_branch=_graph("b", [node("Neg", "x", "e")], "e")),
+        node("Exp", "z"),
+    ]  # fmt: skip
+    path = saved(model(nodes, {"x": (1, 4, 2)}, {"three": np.array(3, I64)}), tmp_path)
+    assert kinds(read_onnx(path)) == ["relu", "exp"]
+
+
+# -- integers -------------------------------------------------------------------------------------------
+def test_a_table_is_an_embedding(tmp_path: Path) -> None:
+    nodes = [
+        node("Unsqueeze", "ids a", "u"),
+        node("Squeeze", "u a", "v"),
+        node("Gather", "t v", "e"),
+        node("Relu", "e"),
+    ]
+    constants = {"t": (9, 4), "a": np.array([2], I64)}
+    path = saved(model(nodes, {"ids": ("n", 5)}, constants, types={"ids": TensorProto.INT64}), tmp_path)
+    found = read_onnx(path)
+    assert kinds(found) == ["embedding", "relu"]
+    assert found.network.tensor["ids"].dtype == "i32"
+    assert difference(path, {"ids": np.array([[0, 8, 3, 3, 1]], I64)}) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5,)])
+def test_a_one_hot_times_a_table_is_an_embedding(shape: tuple[int, ...], tmp_path: Path) -> None:
+    ready = [] if len(shape) == 2 else [node("Unsqueeze", "ids a", "u")]
+    nodes = [
+        *ready, node("Equal", "u count" if ready else "ids count", "q"), node("Cast", "q", "f", to=TensorProto.FLOAT),
+        node("MatMul", "f t", "e"), node("Tanh", "e"),
+    ]  # fmt: skip
+    constants = {"t": (9, 4), "a": np.array([-1], I64), "count": np.arange(9, dtype=I64)}
+    path = saved(model(nodes, {"ids": (1, *shape)}, constants, types={"ids": TensorProto.INT64}), tmp_path)
+    assert kinds(read_onnx(path))[0] == "embedding"
+    assert difference(path, {"ids": np.array([0, 8, 3, 3, 1], I64).reshape(1, *shape)}) < 1e-6
+
+
+def test_integers_that_are_only_cast_to_floats_are_read_as_floats(tmp_path: Path) -> None:
+    nodes = [node("Cast", "x", "f", to=TensorProto.FLOAT), node("Mul", "f s")]
+    path = saved(model(nodes, {"x": (1, 4)}, {"s": F32(0.5)}, types={"x": TensorProto.UINT8}), tmp_path)
+    found = read_onnx(path)
+    assert found.network.tensor["x"].dtype is None
+    assert any("read as floats" in note for note in found.notes)
+    assert difference(path, {"x": np.array([[0, 9, 255, 128]], np.uint8)}) == 0
+
+
+# -- names ------------------------------------------------------------------------------------------------
+def test_parameters_keep_their_names_and_tell_how_their_axes_moved(tmp_path: Path) -> None:
+    constants = {"body.weight": (6, 4), "body.bias": (4,), "head.weight": (3, 4)}
+    nodes = [
+        node("MatMul", "x body.weight", "m"), node("Add", "m body.bias", "a"), node("Relu", "a", "r"),
+        node("Transpose", "head.weight", "t", perm=[1, 0]), node("MatMul", "r t"),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": ("n", 6)}, constants)
+    found = read_onnx(saved(proto, tmp_path))
+    origin = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    assert set(found.weights) == set(origin)
+    for name, weight in found.weights.items():
+        layout = found.layouts.get(name, tuple(range(weight.ndim)))
+        np.testing.assert_array_equal(weight, origin[name].transpose(layout))
+    assert found.layouts == {"body.weight": (1, 0)}
+    assert [op.name for op in found.network.ops] == ["body", "Relu_r", "head"]
+
+
+def test_weights_in_constant_nodes_are_parameters(tmp_path: Path) -> None:
+    weight = np.ones((4, 6), F32)
+    nodes = [
+        node("Constant", "", "fc.weight", value=numpy_helper.from_array(weight)),
+        node("Gemm", "x fc.weight", transB=1),
+    ]
+    found = read_onnx(saved(model(nodes, {"x": ("n", 6)}), tmp_path))
+    assert set(found.weights) == {"fc.weight"}
+    assert sp.plan(found.network, l2="10kB").update.keys() == {"fc.weight"}
+
+
+def test_a_parameter_used_twice_is_one(tmp_path: Path) -> None:
+    nodes = [node("Gemm", "x w b", "h", transB=1), node("Relu", "h", "r"), node("Gemm", "r w b", transB=1)]
+    found = read_onnx(saved(model(nodes, {"x": ("n", 6)}, {"w": (6, 6), "b": (6,)}), tmp_path))
+    assert set(found.weights) == {"w", "b"}
+
+
+def test_outputs_can_be_chosen_also_within_a_pattern(tmp_path: Path) -> None:
+    nodes = [node("Sigmoid", "x", "s"), node("Mul", "x s", "m"), node("Exp", "m")]
+    path = saved(model(nodes, {"x": (1, 4)}), tmp_path)
+    assert kinds(read_onnx(path)) == ["silu", "exp"]
+    assert kinds(read_onnx(path, outputs=["s"])) == ["sigmoid"]
+    assert kinds(read_onnx(path, outputs=["m", "s"])) == ["sigmoid", "mul"]
+
+
+def test_a_plan_of_what_was_read_updates_everything(tmp_path: Path) -> None:
+    nodes = [CONV, node("Relu", "h", "r"), node("GlobalAveragePool", "r", "g"), node("Flatten", "g")]
+    found = read_onnx(saved(model(nodes, {"x": ("n", 3, 8, 8)}, WEIGHTS), tmp_path))
+    plan = sp.plan(found.network, l2="100kB")
+    assert plan.status == "OPTIMAL"
+    assert plan.update.keys() == {"w", "b"}
+
+
+# -- opaque -----------------------------------------------------------------------------------------------
+def test_what_is_not_known_is_planned_as_frozen(tmp_path: Path) -> None:
+    nodes = [CONV, node("CumSum", "h one", "c"), node("Conv", "c v")]
+    path = saved(model(nodes, {"x": ("n", 3, 4, 5)}, {**WEIGHTS, "v": (2, 2, 3, 3), "one": np.array(1, I64)}), tmp_path)
+    found = read_onnx(path)
+    assert kinds(found) == ["conv", "opaque", "conv"]
+    assert "1 ops are known by their shapes alone and planned as frozen: 1 CumSum" in found.notes
+    assert sp.plan(found.network, l2="100kB").update.keys() == {"v"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "reason"),
+    [
+        ([node("MaxPool", "x", kernel_shape=[2, 2], dilations=[2, 2])], {}, r"dilations=\[2, 2\]"),
+        ([node("AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1, count_include_pad=1)], {},
+         "ceil_mode"),
+        ([node("Pow", "x x")], {}, "exponent"),
+        ([node("ArgMax", "x", "a"), node("Cast", "a", to=TensorProto.FLOAT)], {}, None),
+        ([node("TopK", "x k", "y i")], {"k": np.array([2], I64)}, None),
+        ([node("Resize", "x - s", coordinate_transformation_mode="half_pixel_symmetric")],
+         {"s": np.array([1, 1, 1.5, 1.5], F32)}, "half_pixel_symmetric"),
+        ([node("Greater", "x c", "g"), node("Where", "g x c")], {"c": F32(0)}, None),
+    ],
+)  # fmt: skip
+def test_attributes_that_no_op_has_are_opaque_and_told(
+    nodes: Any, constants: Any, reason: str | None, tmp_path: Path
+) -> None:
+    types = {"i": TensorProto.INT64}
+    found = read_onnx(saved(model(nodes, {"x": (1, 3, 6, 6)}, constants, types=types), tmp_path))
+    assert "opaque" in kinds(found)
+    if reason is not None:
+        assert any(reason.replace("\\", "") in note for note in found.notes)
+
+
+def test_a_long_sequence_is_opaque_with_its_weights(tmp_path: Path) -> None:
+    lstm = node("LSTM", "x w r", "y", hidden_size=4)
+    path = saved(model([lstm], {"x": (65, 1, 6)}, {"w": (1, 16, 6), "r": (1, 16, 4)}), tmp_path)
+    found = read_onnx(path)
+    assert kinds(found) == ["opaque"]
+    assert set(found.weights) == {"w", "r"}
+    assert any("65 steps; up to 64 are unrolled" in note for note in found.notes)
+
+
+def test_a_loop_is_opaque_where_the_file_tells_its_shape(tmp_path: Path) -> None:
+    def port(name: str, kind: int = TensorProto.FLOAT, shape: tuple[int, ...] = ()) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [node("Identity", "k", "k2"), node("Relu", "v", "v2")],
+        "body",
+        [port("i", TensorProto.INT64), port("k", TensorProto.BOOL), port("v", shape=(1, 4))],
+        [port("k2", TensorProto.BOOL), port("v2", shape=(1, 4))],
+    )
+    nodes = [node("Loop", "m - x", "l", body=body), node("Relu", "l")]
+    proto = model(nodes, {"x": (1, 4)}, {"m": np.array(3, I64)})
+    proto.graph.value_info.append(helper.make_tensor_value_info("l", TensorProto.FLOAT, [1, 4]))
+    assert kinds(read_onnx(saved(proto, tmp_path))) == ["opaque", "relu"]
+
+
+# -- 8 bits -------------------------------------------------------------------------------------------------
+def test_weights_in_8_bits_stay_in_8_bits(tmp_path: Path) -> None:
+    codes = np.arange(-12, 12, dtype=np.int8).reshape(4, 6)
+    nodes = [node("DequantizeLinear", "w s", "d"), node("Gemm", "x d", transB=1)]
+    path = saved(model(nodes, {"x": ("n", 6)}, {"w": codes, "s": F32(0.25)}), tmp_path)
+    found = read_onnx(path)
+    assert kinds(found) == ["linear"]
+    weight = found.network.tensor["w"]
+    assert (weight.dtype, weight.scale) == ("int8", 0.25)
+    assert difference(path, {"x": np.ones((1, 6), F32)}) < 1e-6
+
+
+def test_scales_by_channel_are_read_as_floats(tmp_path: Path) -> None:
+    codes = np.arange(-12, 12, dtype=np.int8).reshape(4, 6)
+    scales = np.array([0.5, 0.25, 1, 2], F32)
+    nodes = [node("DequantizeLinear", "w s", "d", axis=0), node("Gemm", "x d", transB=1)]
+    path = saved(model(nodes, {"x": ("n", 6)}, {"w": codes, "s": scales}), tmp_path)
+    assert any("planned as floats" in note for note in read_onnx(path).notes)
+    assert difference(path, {"x": np.ones((1, 6), F32)}) < 1e-6
+
+
+def test_quantised_ops_are_frozen_and_their_bytes_counted(tmp_path: Path) -> None:
+    zero, scale = np.uint8(128), F32(0.1)
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node("QLinearConv", "q s z w s wz s z", "c", kernel_shape=[3, 3]),
+        node("DequantizeLinear", "c s z", "d"),
+        node("Flatten", "d", "f"),
+        node("Gemm", "f v"),
+    ]
+    constants = {"s": scale, "z": zero, "wz": np.int8(0), "w": np.ones((2, 3, 3, 3), np.int8), "v": (24, 5)}
+    found = read_onnx(saved(model(nodes, {"x": (1, 3, 5, 6)}, constants), tmp_path))
+    assert kinds(found) == ["opaque", "opaque", "opaque", "reshape", "linear"]
+    assert any(note.startswith("quantised: 3 ops") for note in found.notes)
+    net = found.network
+    assert net.tensor["w"].dtype == "int8"
+    assert [net.tensor[op.output].dtype for op in net.ops[:3]] == ["int8", "int8", None]
+    assert net.ops[1].attrs["macs"] == 2 * 3 * 4 * 27
+    assert sp.plan(net, l2="100kB").update.keys() == {"v"}
+
+
+def test_dynamic_quantisation_is_read(tmp_path: Path) -> None:
+    nodes = [
+        node("DynamicQuantizeLinear", "x", "q s z"), node("MatMulInteger", "q w z", "m"),
+        node("Cast", "m", "f", to=TensorProto.FLOAT), node("Mul", "f s"),
+    ]  # fmt: skip
+    types = {"q": TensorProto.UINT8}
+    found = read_onnx(saved(model(nodes, {"x": (1, 6)}, {"w": np.ones((6, 4), np.int8)}, types=types), tmp_path))
+    assert "opaque" in kinds(found)
+    assert found.network.tensor["w"].elements == 24
+
+
+def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'sparseplan\[onnx\]'"):
+        read_onnx(tmp_path / "any.onnx")
