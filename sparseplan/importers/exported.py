@@ -42,7 +42,7 @@ def read_module(module: Module, example_input: Any, *, name: str | None = None) 
     label = name or type(module).__name__
     draft = Draft(label)
     inputs = _first_sample(example_input, draft)
-    program = _export(module, inputs, label)
+    program = _export(module, inputs, draft, label)
     try:
         return _read(module, program, draft)
     except NetworkError as error:
@@ -149,13 +149,15 @@ def _evaluating(module: Module) -> Iterator[None]:
             m.training = flag
 
 
-def _export(module: Module, inputs: tuple[Any, ...], label: str) -> ExportedProgram:
+def _export(module: Module, inputs: tuple[Any, ...], draft: Draft, label: str) -> ExportedProgram:
     torch = _torch()
     from sparseplan.importers.aten import RULES
 
     try:
         with _evaluating(module), torch.enable_grad():
             program = torch.export.export(module, inputs)
+            if any("set_grad_enabled" in str(node.target) for node in program.graph.nodes):
+                draft.note("no_grad is read as nothing: gradients that PyTorch ends there pass on")
             # take apart only what has no rule
             table = {
                 op: how

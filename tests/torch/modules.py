@@ -185,6 +185,66 @@ class SequenceFirst(nn.Module):
         return self.layer(x.transpose(0, 1)).transpose(0, 1)
 
 
+class Moved(nn.Module):
+    """Token ids that are turned, cut and joined before they are looked up; bags of them; learned slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.bag, self.rnn = nn.Embedding(9, 6), nn.EmbeddingBag(9, 4), nn.LSTM(6, 4)
+        self.out, self.table = nn.Linear(4, 3), nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, ids: Any) -> Any:
+        first, second = ids.t().flip(0).long()[1:].split([2, 2])
+        y, _ = self.rnn(self.tokens(torch.cat([second, first])))
+        bias = self.table[:2].sum(0) + torch.softmax(self.table, 0)[torch.tensor([0, 3])].mean(0)
+        return self.out(y[-1] + self.bag(ids)) + bias
+
+
+class Decoder(nn.Transformer):
+    """Two inputs, attention from one to the other."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2, 1, 1, 16, batch_first=True)
+
+
+class Writes(nn.Module):
+    """Writes into parts of tensors, every other entry included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x: Any) -> Any:
+        x = self.lin(x)
+        y = torch.zeros_like(x)
+        y[:, 0] = x[:, 1]
+        y[:, 1:, ::2] += x[:, 1:, ::2]
+        y[:, :, 1] *= 2
+        return y
+
+
+class Sizes(nn.Module):
+    """Images of other sizes, in every way that has an op."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")
+
+    def forward(self, x: Any) -> Any:
+        x = self.conv(x)
+        row = x.flatten(1, 2)
+        parts = [
+            F.interpolate(x, scale_factor=1.5, mode="bilinear"),
+            F.interpolate(x, size=6, mode="bilinear", align_corners=True),
+            F.interpolate(x, scale_factor=0.5), F.interpolate(x, size=(7, 5), mode="bicubic"),
+            F.interpolate(x, size=7, mode="nearest-exact"), F.interpolate(row, size=7, mode="linear"),
+            F.interpolate(row, size=9), F.avg_pool2d(x, 3, 2, ceil_mode=True),
+            F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), F.max_pool2d(x, 3, 2, ceil_mode=True),
+            F.adaptive_max_pool2d(x, 2), F.adaptive_avg_pool1d(row, 3), F.unfold(x, 2),
+        ]  # fmt: skip
+        return torch.cat([p.flatten(1) for p in parts], 1)
+
+
 class Arrays(nn.Module):
     """Cuts, joins, reductions, masks, writes into parts."""
 
@@ -254,5 +314,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "tied": (Tied, ids(9, 1, 5)),
     "elman": (Elman, image(1, 6, 3)),
     "arrays": (Arrays, image(1, 4, 6, 6)),
+    "moved": (Moved, ids(9, 1, 5)),
+    "writes": (Writes, image(1, 3, 4)),
+    "sizes": (Sizes, image(1, 2, 4, 4)),
+    "decoder": (Decoder, lambda: (torch.randn(1, 5, 8), torch.randn(1, 4, 8))),
     "activations": (Activations, image(1, 12, 5)),
 }

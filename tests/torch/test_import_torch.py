@@ -154,6 +154,42 @@ def test_constants_where_parameters_are_expected_are_told() -> None:
     compare(module, found, x)
 
 
+class _Noted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3))
+        self.rnn = nn.LSTM(4, 3, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        x = F.dropout(self.conv(x.float() / 255))
+        with torch.no_grad():
+            y = x.mean()
+        return {"y": x - y, "same": (self.rnn(x.flatten(1, 2))[0], x.detach() * 2)}
+
+
+def test_what_a_reader_should_know_is_noted() -> None:
+    found = importers.torch(_Noted(), torch.randint(0, 255, (1, 2, 40, 6), dtype=torch.uint8))
+    net = found.network
+    assert [net.tensor[t].shape for t in net.outputs] == [(2, 38, 4), (76, 3), (2, 38, 4)]
+    assert net.tensor[net.inputs[0]].dtype is None
+    for words in (
+        "holds integers, which the module turns to floats", "dropout that is on in eval mode", "no_grad is read as",
+        "detach is read as nothing", "its sequence has 76 steps; up to 64 are unrolled",
+        "conv2d's weight is computed from parameters", "['conv.weight'] are constants of the origin",
+    ):  # fmt: skip
+        assert any(words in note for note in found.notes), words
+    assert found.fixed == ("conv.weight",)
+
+
+class _Compared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(9, 4)
+
+    def forward(self, ids: Any) -> Any:
+        return self.tokens(ids) * (ids != 0).unsqueeze(-1)
+
+
 class _Drawn(nn.Module):
     def forward(self, x: Any) -> Any:
         return x + torch.rand(3)
@@ -180,6 +216,7 @@ class _Constant(nn.Module):
         (_Drawn(), torch.randn(1, 3), "node 'rand' .*random numbers"),
         (_Branch(), torch.randn(1, 3), "module '_Branch': .*depends on data"),
         (_Item(), torch.randn(1, 3), "module '_Item'"),
+        (_Compared(), torch.ones(1, 3, dtype=torch.long), "node 'ne' .*integers as inputs of embeddings alone"),
         (_Constant(), torch.randn(1, 3), "returns no tensor that depends on its input"),
         (nn.Linear(3, 3), torch.randn(1, 4), "module 'Linear': torch.export cannot read it"),
         (nn.Linear(3, 3), [1.0, 2.0], "example_input=list must be a tensor"),

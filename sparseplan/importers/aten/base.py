@@ -18,6 +18,24 @@ class Unsaid(Exception):
     """No ops say this call; it stands by its shapes alone. The text is the reason, for the user."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ids:
+    """Integers of an input of the network, moved about.
+
+    Attributes:
+        source: the input.
+        places: for each element, which element of the source it is; has the full shape.
+    """
+
+    source: Made
+    places: Array
+
+    @property
+    def shape(self) -> Shape:
+        """Full shape."""
+        return self.places.shape
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of an ATen op.
@@ -25,7 +43,7 @@ class Call:
     Attributes:
         op: its name without overload (``conv2d``); overload: ``default``, ``dim`` …
         args: every argument of the op's schema by name, defaults included; tensors are values.
-        shapes: full shapes of the outputs that are tensors.
+        shapes: full shapes of the outputs that are tensors; dtypes: what PyTorch stores them as (``torch.float32``).
         frozen: constants that a value made of parameters alone amounts to, by identity of the value.
         buffers: names of constants that are buffers of the module, by identity of the value.
     """
@@ -35,6 +53,7 @@ class Call:
     overload: str
     args: dict[str, Any]
     shapes: tuple[Shape, ...]
+    dtypes: tuple[str, ...] = ()
     frozen: dict[int, Known] = field(default_factory=dict)
     buffers: dict[int, str] = field(default_factory=dict)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sparseplan.errors import NetworkError
-from sparseplan.importers.aten.base import Call, Result, Unsaid, rule, value
+from sparseplan.importers.aten.base import Call, Ids, Result, Unsaid, rule, value
 from sparseplan.importers.aten.shapes import cut
-from sparseplan.importers.draft import Attr, Draft, Known, Made, Value
+from sparseplan.importers.draft import Attr, Draft, Known, Value
 
 
 def extents(given: object, spatial: int) -> tuple[int, ...]:
@@ -164,14 +164,40 @@ def _weight_norm(c: Call) -> Result:
     return y if c.op == "_weight_norm" else [y]
 
 
+#: ops that read integers of the network's inputs
+READERS = frozenset(("embedding", "_embedding_bag", "_embedding_bag_forward_only"))
+
+
 @rule("embedding")
 def _embedding(c: Call) -> Value:
-    weight, ids = c.known("weight"), value(c["indices"])
-    if isinstance(ids, Made):
-        num, dim = weight.shape
-        return c.draft.wrap(c.draft.op("embedding", [ids.tensor], {"weight": weight}, num=num, dim=dim), c.shape)
-    # rows at constant places: positions
-    return rows_at(c.draft, weight, ids.array.astype(np.int64))
+    return looked_up(c, c["indices"])
+
+
+def looked_up(c: Call, ids: object) -> Value:
+    """Rows of the table ``weight`` that integers name."""
+    weight = c.known("weight")
+    if isinstance(ids, Known):  # rows at constant places: positions
+        return rows_at(c.draft, weight, ids.array.astype(np.int64))
+    if not isinstance(ids, Ids):
+        raise Unsaid("its indices are computed from the network's input")
+    num, dim = weight.shape
+    made = c.draft.op("embedding", [ids.source.tensor], {"weight": weight}, num=num, dim=dim)
+    # what was done to the numbers is done to their vectors
+    rows = c.draft.reshape(c.draft.wrap(made, (*ids.source.shape, dim)), (ids.source.count, dim))
+    return c.draft.gather(rows, 0, ids.places)
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def _embedding_bag(c: Call) -> list[Value]:
+    """Sums, means or maxima of runs of rows."""
+    if c.get("per_sample_weights") is not None or int(c["padding_idx"]) >= 0:
+        raise Unsaid("its rows have weights, or some are left out")
+    d, rows = c.draft, c.draft.made(looked_up(c, c["indices"]))
+    starts = [int(n) for n in c.known("offsets").array]
+    stops = starts[1:] if c["include_last_offset"] else [*starts[1:], rows.shape[0]]
+    kind = ("sum", "mean", "amax")[int(c["mode"])]
+    bags = [d.reduce(kind, cut(d, rows, 0, lo, hi), (0,), True) for lo, hi in zip(starts, stops, strict=False)]
+    return [d.concat(bags, 0)]
 
 
 def rows_at(draft: Draft, table: Known, index: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Value:

@@ -18,6 +18,11 @@ RESHAPES = frozenset((
 ))  # fmt: skip
 #: views that change the order of axes
 TURNS = frozenset(("permute", "transpose", "t", "numpy_T", "movedim", "swapaxes", "permute_copy", "transpose_copy"))
+#: what moves elements and computes nothing
+MOVES = RESHAPES | TURNS | frozenset((
+    "clone", "contiguous", "alias", "detach", "to", "_to_copy", "slice", "select", "narrow", "index_select", "split",
+    "split_with_sizes", "chunk", "unbind", "flip", "roll", "repeat", "expand", "cat", "stack",
+))  # fmt: skip
 
 
 @rule(*sorted(RESHAPES), view=True)
@@ -35,6 +40,14 @@ def _same(c: Call) -> Result:
     x = value(c.get("self", c.get("input")))
     if c.get("train"):
         c.draft.note("dropout that is on in eval mode, too, is read as off")
+    if c.op.startswith("detach"):
+        if isinstance(x, Known):
+            return Known(x.array)  # its gradient ends here
+        c.draft.note("detach is read as nothing: gradients that PyTorch ends there pass on")
+    if isinstance(x, Made) and c.dtypes and "float" not in c.dtypes[0]:
+        raise Unsaid(f"it turns numbers to {c.dtypes[0]}")
+    if isinstance(x, Made) and c.dtypes and c.dtypes[0] in ("torch.float16", "torch.bfloat16") and "to" in c.op:
+        c.draft.note(f"casts to {c.dtypes[0]} are left out: a plan stores all tensors in one dtype of its own")
     return [x] if c.op == "native_dropout" else x
 
 
@@ -123,15 +136,19 @@ def _scatter(c: Call) -> Value:
     """A write into a part: what is before it, the new part, what is behind it."""
     x = c.made()
     axis = axis_of(int(c["dim"]), x.rank)
+    step = 1
     if c.op == "select_scatter":
         start = int(c["index"]) % x.shape[axis]
         stop = start + 1
     else:
         start, stop = _bounds(c, x.shape[axis])
-        if int(c.get("step", 1)) != 1:
-            raise Unsaid("it writes to every n-th entry")
-    part = (*x.shape[:axis], stop - start, *x.shape[axis + 1 :])
-    new = reshaped(c.draft, value(c["src"]), part)
+        step = int(c.get("step", 1))
+    written = range(start, stop, step)
+    new = reshaped(c.draft, value(c["src"]), (*x.shape[:axis], len(written), *x.shape[axis + 1 :]))
+    if step != 1:
+        places = np.arange(x.shape[axis])
+        places[written] = x.shape[axis] + np.arange(len(written))
+        return c.draft.gather(c.draft.concat([x, new], axis), axis, places)
     pieces: list[Value] = [new]
     if start > 0:
         pieces.insert(0, cut(c.draft, x, axis, 0, start))

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from sparseplan.errors import NetworkError
-from sparseplan.importers.aten import RESHAPES, RULES, TURNS, VIEWS, Call, Unsaid
+from sparseplan.importers.aten import MOVES, READERS, RESHAPES, RULES, TURNS, VIEWS, Call, Ids, Unsaid
 from sparseplan.importers.draft import Draft, Known, Made, Shape, Value
 
 #: calls that compute nothing
@@ -83,10 +83,12 @@ class Walk:
             raise NetworkError(f"{where} is of booleans; make it a constant of the module, or give floats")
         if given.is_floating_point():
             return self.draft.input(node.name, tuple(given.shape))
-        if node.users and all(_makes_floats(user) for user in node.users):
+        users = [user for user in node.users if not _op_name(user).startswith(_IDLE)]
+        if users and all(map(_makes_floats, users)):
             self.draft.note(f"{where} holds integers, which the module turns to floats; it is read as floats")
             return self.draft.input(node.name, tuple(given.shape))
-        return self.draft.input(node.name, tuple(given.shape), "i32")
+        made = self.draft.input(node.name, tuple(given.shape), "i32")
+        return Ids(made, np.arange(made.count).reshape(made.shape))
 
     # -- calls --------------------------------------------------------------------------------
     def call(self, node: fx.Node) -> None:
@@ -103,7 +105,10 @@ class Walk:
                 f"{self._where(node)}: control flow and calls of subgraphs are not read; give the module one path"
             )
         args = {k: self._value(v) for k, v in _bound(node).items()}
-        tensors = [v for v in _flat(args.values()) if isinstance(v, (Known, Made))]
+        if any(isinstance(v, Ids) for v in _flat(args.values())) and op not in READERS:
+            self.values[node] = self._moved(node, op)
+            return
+        tensors = [v for v in _flat(args.values()) if isinstance(v, (Known, Made, Ids))]
         if all(isinstance(v, Known) for v in tensors) and not any(_named(v) for v in tensors):
             self.values[node] = self._folded(node)
             return
@@ -119,6 +124,19 @@ class Walk:
         self.values[node] = result
         if all(isinstance(v, Made) and id(v) in self.frozen for v in tensors):
             self._remember(node, result)
+
+    def _moved(self, node: fx.Node, op: str) -> Any:
+        """Integers of an input, moved: PyTorch itself moves their places."""
+        sources = [self.values[a].source for a in node.all_input_nodes if isinstance(self.values[a], Ids)]
+        if op not in MOVES or len(sources) != len(node.all_input_nodes) or len({s.tensor for s in sources}) != 1:
+            raise NetworkError(
+                f"{self._where(node)}: it computes with the integers of input {sources[0].tensor!r}; networks hold "
+                "integers as inputs of embeddings alone, so compute it outside and give it as an input of its own"
+            )
+        found = self._evaluate(node, lambda a: Known(self.values[a].places))
+        if isinstance(found, list):
+            return [Ids(sources[0], k.array) for k in found]
+        return Ids(sources[0], found.array)
 
     def _plain(self, value: Any, op: str) -> Any:
         """A parameter that is both reshaped and turned is a tensor of the network: no layout says it."""
@@ -138,7 +156,8 @@ class Walk:
 
     def _by_rule(self, node: fx.Node, op: str, args: dict[str, Any]) -> Any:
         shapes = self._shapes(node)
-        call = Call(self.draft, op, node.target._overloadname, args, shapes, self.frozen, self.names)
+        dtypes = tuple(str(t.dtype) for t in _flat([node.meta.get("val")]) if isinstance(t, torch.Tensor))
+        call = Call(self.draft, op, node.target._overloadname, args, shapes, dtypes, self.frozen, self.names)
         try:
             if op in _OBSTACLES:
                 raise NetworkError(f"{self._where(node)}: it {_OBSTACLES[op]}; compute it outside, or make it constant")
@@ -153,6 +172,9 @@ class Walk:
             if op in _OBSTACLES:
                 raise
             return self._opaque(node, args, shapes, str(error))
+        except (KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
+            # arguments of a form that its rule does not foresee
+            return self._opaque(node, args, shapes, f"{type(error).__name__}: {error}")
         self._kept.extend(found if isinstance(found, list) else [found])
         return found
 
