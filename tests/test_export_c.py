@@ -23,13 +23,16 @@ from savings import graph_of, possible, with_savings
 from test_run import NETWORKS, classifier, planned, u_shape
 
 from sparseplan import api
+from sparseplan.atomic import write_npz
 from sparseplan.builder import NetworkBuilder, init_parameters
+from sparseplan.cli import main
 from sparseplan.errors import DataError, ExportError, OutputError, SparseplanError
 from sparseplan.exporters.c import export, generate
 from sparseplan.exporters.c.context import LOWER
 from sparseplan.network import Network
 from sparseplan.ops import OPS
 from sparseplan.plan import Plan
+from sparseplan.planfile import write_plan
 from sparseplan.quantise import quantised
 from sparseplan.recompute import Savings
 from sparseplan.run import Optimizer, run
@@ -106,6 +109,8 @@ def binary() -> Network:
     net = NetworkBuilder("binary")
     x = net.op("param_add", net.input("image", (3, 4, 5)), "positions", shape=(4, 5))
     x = net.op("param_mul", x, "scales", shape=(3, 1, 1))
+    x = net.op("const_mul", net.op("const_add", x, "shift", shape=(4, 1)), "weights", shape=(4, 5))
+    x = net.add([x, net.op("constant", (), "fixed", shape=(3, 4, 5))])
     small = net.op("global_avg_pool", x)
     other = net.op("affine", net.op("parameter", (), "token", shape=(3, 4, 5)), "more")
     made = [net.op(kind, pair) for kind in ("add", "sub", "mul", "maximum", "minimum")
@@ -181,8 +186,20 @@ def images() -> Network:
     return net.build(net.op("sigmoid", net.op("global_avg_pool", x)))
 
 
-KINDS = {"unary": unary, "binary": binary, "moves": moves, "attention": attention, "sequences": sequences,
-         "images": images, "classifier": classifier}  # fmt: skip
+def sizes() -> Network:
+    """Images, and a sequence, resized in every way."""
+    net = NetworkBuilder("sizes")
+    x = net.conv(net.input("image", (2, 5, 4)), 2, 1, name="stem")
+    ways = [{"mode": "nearest", "rounding": "ceil"}, {"mode": "nearest", "coordinates": "asymmetric"},
+            {"mode": "linear", "coordinates": "align_corners"}, {"mode": "cubic"},
+            {"mode": "linear", "coordinates": "pytorch_half_pixel", "scales": "1.5,0.8"}]  # fmt: skip
+    y = net.add([net.op("resize", x, size=(7, 3), **way) for way in ways])
+    line = net.op("reshape", y, shape=(2, 21))
+    return net.build(net.op("affine", net.op("resize", line, size=(30,), mode="linear"), "end"))
+
+
+KINDS = {"unary": unary, "binary": binary, "moves": moves, "sizes": sizes, "attention": attention,
+         "sequences": sequences, "images": images, "classifier": classifier}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -401,6 +418,28 @@ def test_the_header_lists_parameters_buffers_and_functions(tmp_path: Path) -> No
     assert made.files == ()
 
 
+def test_the_command_line_writes_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = NETWORKS["chain"]()
+    plan, weights = planned(network, dtype="fp32"), tmp_path / "w.npz"
+    write_npz(weights, init_parameters(network))
+    write_plan(plan, tmp_path / "plan.json")
+    command = [
+        "export",
+        str(tmp_path / "plan.json"),
+        "--to",
+        "c",
+        "-o",
+        str(tmp_path / "out"),
+        "--weights",
+        str(weights),
+    ]
+    assert main([*command, "--name", "net"]) == 0
+    assert "net.c" in capsys.readouterr().out
+    made = generate(plan, init_parameters(network), name="net")
+    assert (tmp_path / "out" / "net.h").read_text() == made.header
+    assert (tmp_path / "out" / "net.c").read_text() == made.source
+
+
 def test_the_same_plan_gives_the_same_text() -> None:
     plan, parameters = planned(u_shape()), init_parameters(u_shape())
     one, other = generate(plan, parameters), generate(plan, parameters)
@@ -415,9 +454,10 @@ def test_unused_kernels_are_left_out() -> None:
 
 def test_names_that_are_no_identifiers(tmp_path: Path) -> None:
     net = NetworkBuilder('a "quoted" */ name')
-    x = net.conv(net.add([net.input("left eye", (1, 4, 4)), net.input("left-eye", (1, 4, 4))]), 2, 3, name="ctrl\\?")
+    names = ("left eye", "left-eye", "Left-Eye")
+    x = net.conv(net.add([net.input(name, (1, 4, 4)) for name in names]), 2, 3, name="ctrl\\?")
     compiled = check(planned(net.build(x), dtype="fp32"), tmp_path)
-    assert "in_left_eye, const float *in_left_eye_," in compiled.made.header
+    assert "in_left_eye, const float *in_left_eye_, const float *in_Left_Eye__," in compiled.made.header
 
 
 def test_an_input_in_its_place_is_not_copied(tmp_path: Path) -> None:
@@ -470,6 +510,7 @@ def test_a_kind_without_a_kernel_is_named_before_anything_is_written(
     [
         ({"name": "2net"}, "name='2net' is no C identifier"),
         ({"name": "a-b"}, "name='a-b' is no C identifier"),
+        ({"name": "sp_net"}, "name='sp_net' begins as the names inside"),
         ({"lr": -1}, "lr=-1 must be a number, at least 0"),
         ({"momentum": 1.0}, "momentum=1.0 must be a number at least 0 and below 1.0"),
         ({"betas": (0.9, 2)}, r"betas\[1\]=2 must be"),

@@ -29,6 +29,8 @@ from sparseplan.verify import verify
 
 __all__ = ["CExport", "export", "generate"]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+#: what tables can number
+_MOST_STEPS, _MOST_BYTES = 2**16 - 1, 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def generate(
         raise ExportError(f"plan with status={plan.status} has nothing to export")
     if not _NAME.fullmatch(name):
         raise ExportError(f"name={name!r} is no C identifier; give letters, digits and _, beginning with a letter")
+    if name.lower() == "sp" or name.lower().startswith("sp_"):
+        raise ExportError(f"name={name!r} begins as the names inside of the generated file do; give another")
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < math.inf:
         raise ExportError(f"lr={lr!r} must be a number, at least 0")
     hyper = Hyper(momentum, betas, eps, weight_decay)
@@ -146,6 +150,9 @@ def _program(plan: Plan, parameters: Mapping[str, npt.NDArray[Any]], name: str, 
     ends: dict[str, int] = {}
     for b in plan.buffers:
         ends[b.level] = max(ends.get(b.level, 0), b.end)
+    for what, count, most in [("steps", len(steps), _MOST_STEPS), *((n, end, _MOST_BYTES) for n, end in ends.items())]:
+        if count > most:
+            raise ExportError(f"{what}={count:,} is beyond the {most:,} that C tables number")
     images: list[tuple[str, int, bytes]] = []
     sums: list[tuple[str, int, int]] = []
     flash = bytearray(ends.get("flash", 0))
@@ -166,9 +173,9 @@ def _program(plan: Plan, parameters: Mapping[str, npt.NDArray[Any]], name: str, 
     arguments = []
     for tensor in (*network.inputs, TARGET):
         text = "target" if tensor == TARGET else f"in_{identifier(tensor)}"
-        while text in used:
+        while text.lower() in used:  # macros are in upper case
             text += "_"
-        used.add(text)
+        used.add(text.lower())
         arguments.append(Argument(tensor, text, tensor in lowering.values and lowering.values[tensor].dtype == "i32"))
     arguments = [a for a in arguments if a.tensor in lowering.values]
     return Program(

@@ -232,19 +232,19 @@ def _full(c: Context, shape: Shape) -> Shape:
     return (1,) * (len(c.info.output) - len(shape)) + shape
 
 
-@lowers("forward", "param_add", "param_mul")
+@lowers("forward", "param_add", "param_mul", "const_add", "const_mul")
 def _with_weight(c: Context) -> Call:
-    function = "sp_f_plus" if c.info.kind == "param_add" else "sp_f_times"
+    function = "sp_f_plus" if c.info.kind.endswith("_add") else "sp_f_times"
     ints = flat(len(c.info.output), c.info.output, c.info.output, _full(c, c.attrs["shape"]))
     return Call(f"sp_binary:{function}", (*c.inputs(), c.read("weight")), c.y(), ints)
 
 
-@lowers("grad_input", "param_add")
+@lowers("grad_input", "param_add", "const_add")
 def _param_add_grad(c: Context) -> Call:
     return copied(c)
 
 
-@lowers("grad_input", "param_mul")
+@lowers("grad_input", "param_mul", "const_mul")
 def _param_mul_grad(c: Context) -> Call:
     ints = flat(0, len(c.info.output), c.info.output, c.info.output, _full(c, c.attrs["shape"]))
     return Call("sp_spread_grad:sp_g_times", (c.read("dy"), c.read("weight")), c.dx(), ints)
@@ -261,7 +261,7 @@ def _weight_grad(c: Context) -> Call:
     return Call("sp_spread_grad:sp_g_times", (c.read("dy"), c.read("x0")), c.dp(), flat(ints, whole))
 
 
-@lowers("forward", "parameter")
+@lowers("forward", "parameter", "constant")
 def _parameter(c: Context) -> Call:
     return Call("sp_map:sp_same", (c.read("weight"),), c.y())
 

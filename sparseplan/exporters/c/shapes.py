@@ -10,6 +10,7 @@ from sparseplan.exporters.c.context import Context, flat, lowers, lowers_aux
 from sparseplan.exporters.c.pointwise import copied
 from sparseplan.exporters.c.views import View, Views
 from sparseplan.ops.base import Shape
+from sparseplan.ops.interpolate import Resize
 
 #: rules of an axis, as arrange.c numbers them
 _LINEAR, _EDGE, _REFLECT, _TILE, _TABLE = range(5)
@@ -101,6 +102,33 @@ def _join_grad(c: Context) -> Call:
     # dx is entries [start, stop) of dy: as the forward move of a slice
     axes = _cut(c.info.output, axis, start, start + shapes[c.slot][axis])
     return Call("sp_arrange", (c.read("dy"),), c.dx(), _arranged(axes), (0.0,))
+
+
+def _resized(c: Context) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Extents, entries and weights of every axis, as the kernel takes them."""
+    axes = Resize.axes(c.info)
+    heads: list[int] = [len(axes)]
+    table: list[int] = []
+    weights: list[float] = []
+    base = 1 + 7 * len(axes)
+    for axis in axes:
+        size, taps = axis.taps.shape
+        first, last = axis.read_by()
+        at = base + len(table)
+        heads += [axis.extent, size, taps, at, len(weights), at + size * taps, at + size * taps + axis.extent]
+        table += [*map(int, axis.taps.reshape(-1)), *map(int, first), *map(int, last)]
+        weights += map(float, axis.weights.reshape(-1))
+    return flat(heads, table), tuple(weights)
+
+
+@lowers("forward", "resize")
+def _resize(c: Context) -> Call:
+    return Call("sp_resize", c.inputs(), c.y(), *_resized(c))
+
+
+@lowers("grad_input", "resize")
+def _resize_grad(c: Context) -> Call:
+    return Call("sp_resize_grad", (c.read("dy"),), c.dx(), *_resized(c))
 
 
 # -- sums of products ------------------------------------------------------------------------------------------

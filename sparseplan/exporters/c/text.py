@@ -369,7 +369,6 @@ def source(p: Program) -> str:
     return f"""/* {p.name}.c: see {p.name}.h. Made by sparseplan; kernels read and write by the plan's tables alone. */
 #include "{p.name}.h"
 
-#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <string.h>

@@ -125,3 +125,82 @@ static void sp_contract(const sp_args *a) {
         }
     }
 }
+
+/* Resizing, every axis behind the channels by itself. n: axes, then of each: extents of x and y, taps of an entry of y,
+   where its entries of x begin in n, where the weights of these begin in f, where the first and the last entries of y
+   that read each entry of x begin in n. */
+static void sp_resize(const sp_args *a) {
+    const sp_view *x = &sp_views[a->r[0]], *w = &sp_views[a->w[0]];
+    uint32_t b, k, j, d, t, rank = (uint32_t)a->n[0], terms = 1;
+    for (d = 0; d < rank; d++) terms *= (uint32_t)a->n[1 + 7 * d + 2];
+    SP_EACH_RANGE(w, b, k) {
+        uint32_t n, i = sp_range(w, k, &n);
+        for (j = 0; j < n; j++) {
+            float total = 0.0f;
+            for (t = 0; t < terms; t++) {
+                uint32_t e = i + j, u = t, at = 0, stride = 1;
+                float weight = 1.0f;
+                for (d = rank; d--;) {
+                    const int32_t *axis = a->n + 1 + 7 * d;
+                    uint32_t taps = (uint32_t)axis[2], entry = e % (uint32_t)axis[1] * taps + u % taps;
+                    at += (uint32_t)a->n[(uint32_t)axis[3] + entry] * stride;
+                    weight *= a->f[(uint32_t)axis[4] + entry];
+                    e /= (uint32_t)axis[1];
+                    u /= taps;
+                    stride *= (uint32_t)axis[0];
+                }
+                total += weight * sp_get(x, b, e * stride + at);
+            }
+            sp_put(w, b, i + j, total);
+        }
+    }
+}
+
+/* The weight of entry i of x in entry o of y. */
+static float sp_tap(const sp_args *a, const int32_t *axis, int32_t o, int32_t i) {
+    float total = 0.0f;
+    int32_t t;
+    for (t = o * axis[2]; t < (o + 1) * axis[2]; t++)
+        if (a->n[axis[3] + t] == i) total += a->f[axis[4] + t];
+    return total;
+}
+
+static void sp_resize_grad(const sp_args *a) {
+    const sp_view *dy = &sp_views[a->r[0]];
+    uint32_t q, b, k, j, d, rank = (uint32_t)a->n[0];
+    for (q = 0; q < a->writes; q++) {
+        const sp_view *w = &sp_views[a->w[q]];
+        SP_EACH_RANGE(w, b, k) {
+            uint32_t n, i = sp_range(w, k, &n);
+            for (j = 0; j < n; j++) {
+                int32_t o[SP_AXES], x[SP_AXES];
+                uint32_t e = i + j, more = 1;
+                float total = 0.0f;
+                for (d = rank; d--;) {
+                    const int32_t *axis = a->n + 1 + 7 * d;
+                    x[d] = (int32_t)(e % (uint32_t)axis[0]);
+                    e /= (uint32_t)axis[0];
+                    o[d] = a->n[axis[5] + x[d]];
+                    if (o[d] > a->n[axis[6] + x[d]]) more = 0;
+                }
+                while (more) {
+                    uint32_t at = e;
+                    float weight = 1.0f;
+                    for (d = 0; d < rank; d++) {
+                        const int32_t *axis = a->n + 1 + 7 * d;
+                        at = at * (uint32_t)axis[1] + (uint32_t)o[d];
+                        weight *= sp_tap(a, axis, o[d], x[d]);
+                    }
+                    if (weight != 0.0f) total += weight * sp_get(dy, b, at);
+                    more = 0;
+                    for (d = rank; d-- && !more;) {
+                        const int32_t *axis = a->n + 1 + 7 * d;
+                        more = ++o[d] <= a->n[axis[6] + x[d]];
+                        if (!more) o[d] = a->n[axis[5] + x[d]];
+                    }
+                }
+                sp_put(w, b, i + j, total);
+            }
+        }
+    }
+}

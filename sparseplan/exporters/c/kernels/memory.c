@@ -34,7 +34,7 @@ static void sp_pack(const sp_args *a) {
         for (b = 0; b < SP_BATCH; b++)
             for (i = 0; i < inner; i++) {
                 float v = fabsf(sp_get(x, b, c * inner + i));
-                if (v <= FLT_MAX && v > most) most = v;
+                if (v <= 3.40282347e+38f && v > most) most = v; /* finite */
             }
         if (most > 0.0f) {
             scale = most / 127.0f;
