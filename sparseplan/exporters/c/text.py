@@ -94,7 +94,7 @@ def float_literal(x: float) -> str:
     value = np.float32(x)
     if np.isinf(value):
         return "INFINITY" if value > 0 else "-INFINITY"
-    digits = f"{float(value):.9g}"
+    digits = str(value)  # the shortest that reads back as the same float32
     return f"{digits}{'' if 'e' in digits or '.' in digits else '.0'}f"
 
 
