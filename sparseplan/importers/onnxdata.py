@@ -83,6 +83,11 @@ def _reason(error: Exception) -> str:
     return error.strerror or "unreadable" if isinstance(error, OSError) else "links in a circle"
 
 
+def text_of(raw: str | bytes) -> str:
+    """A string of the file; protobuf gives bytes where it is no UTF-8."""
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+
+
 def dtype_of(number: int, where: str) -> np.dtype[Any]:
     """NumPy's type of an ONNX element type. Raises NetworkError."""
     if number not in DTYPES:
@@ -157,9 +162,10 @@ def _listed(tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...], where: st
 def _external(tensor: Any, folder: Folder, size: int, where: str) -> bytes:
     entries: dict[str, str] = {}
     for entry in tensor.external_data:
-        if entry.key in entries:
-            raise NetworkError(f"{where}: external data give {entry.key!r} twice")
-        entries[entry.key] = entry.value
+        key = text_of(entry.key)
+        if key in entries:
+            raise NetworkError(f"{where}: external data give {key[:40]!r} twice")
+        entries[key] = text_of(entry.value)
     if "location" not in entries:
         raise NetworkError(f"{where}: external data without a location")
     try:

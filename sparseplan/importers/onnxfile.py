@@ -14,7 +14,7 @@ import numpy as np
 from sparseplan.errors import MissingExtraError, NetworkError, near
 from sparseplan.importers.draft import Draft, Imported, Known, Made, Shape
 from sparseplan.importers.onnxcall import is_float
-from sparseplan.importers.onnxdata import DTYPES, Folder
+from sparseplan.importers.onnxdata import DTYPES, Folder, text_of
 from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, short
 from sparseplan.importers.onnxwalk import Scope, Walker
 from sparseplan.ops.base import infos
@@ -85,11 +85,12 @@ def _model(path: Path) -> Model:
     if not proto.HasField("graph") or not proto.graph.node:
         raise NetworkError("holds no graph of any nodes; an ONNX model was expected")
     if len(proto.functions):
-        names = [f.name for f in proto.functions[:3]]
+        names = [text_of(f.name)[:80] for f in proto.functions[:3]]
         raise NetworkError(f"defines functions of its own ({names}); they are not read: inline them with onnx.inliner")
     opsets: dict[str, int] = {}
     for entry in proto.opset_import:
-        domain = "" if entry.domain == "ai.onnx" else str(entry.domain)
+        domain = text_of(entry.domain)
+        domain = "" if domain == "ai.onnx" else domain
         opsets[domain] = max(opsets.get(domain, int(entry.version)), int(entry.version))
     newest = onnx.defs.onnx_opset_version()
     if "" not in opsets:

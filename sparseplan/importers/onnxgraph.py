@@ -11,7 +11,7 @@ import numpy as np
 
 from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Array, Known
-from sparseplan.importers.onnxdata import DTYPES, MAX_AXES, Folder, array_of
+from sparseplan.importers.onnxdata import DTYPES, MAX_AXES, Folder, array_of, text_of
 
 #: beyond these a file is taken for hostile
 MAX_NODES = 100_000
@@ -125,10 +125,11 @@ class GraphReader:
             raise NetworkError("sparse initialisers cannot be read; store them densely")
         constants: dict[str, Known] = {}
         for tensor in proto.initializer:
-            where = f"initialiser {short(tensor.name)}"
-            if not tensor.name or tensor.name in constants:
-                raise NetworkError(f"{where}: {'used twice' if tensor.name else 'nameless'}; names must differ")
-            constants[tensor.name] = Known(array_of(tensor, self.folder, where), tensor.name)
+            name = text_of(tensor.name)
+            where = f"initialiser {short(name)}"
+            if not name or name in constants:
+                raise NetworkError(f"{where}: {'used twice' if name else 'nameless'}; names must differ")
+            constants[name] = Known(array_of(tensor, self.folder, where), name)
         ports = [_port(p, "input") for p in proto.input]
         inputs = tuple(p for p in ports if p.name not in constants)
         _distinct("input", [p.name for p in ports])
@@ -136,33 +137,36 @@ class GraphReader:
         outs = [_port(v, "output") for v in proto.output]
         declared |= {p.name: p for p in (*outs, *ports)}
         known = outer | constants.keys() | {p.name for p in ports}
-        made = {o for node in proto.node for o in node.output if o}
+        made = {text_of(o) for node in proto.node for o in node.output if o}
         nodes = [self._node(n, depth, known | made) for n in proto.node]
         nodes = _sorted(nodes, known, {p.name for p in ports} | constants.keys())
         outputs = tuple(p.name for p in outs)
         for name in outputs:
             if name not in known and name not in made:
                 raise NetworkError(f"output {short(name)} is made by no node")
-        return Graph(str(proto.name), tuple(nodes), inputs, outputs, constants, declared, _readers(nodes))
+        return Graph(text_of(proto.name), tuple(nodes), inputs, outputs, constants, declared, _readers(nodes))
 
     def _node(self, proto: Any, depth: int, outer: frozenset[str]) -> Node:
-        domain = "" if proto.domain == "ai.onnx" else str(proto.domain)
-        op = f"{domain}.{proto.op_type}" if domain else str(proto.op_type)
-        said = title(proto.name, proto.output, op)
+        domain, kind, name = text_of(proto.domain), text_of(proto.op_type), text_of(proto.name)
+        domain = "" if domain == "ai.onnx" else domain
+        op = f"{domain}.{kind}" if domain else kind
+        inputs, outputs = (tuple(map(text_of, names)) for names in (proto.input, proto.output))
+        said = title(name, outputs, op)
         try:
             if not proto.op_type:
                 raise NetworkError("it has no op_type")
             attrs: dict[str, Value] = {}
             for attr in proto.attribute:
-                if attr.name in attrs:
-                    raise NetworkError(f"attribute {short(attr.name)} is given twice")
-                attrs[attr.name] = self._attr(attr, depth, outer)
+                key = text_of(attr.name)
+                if key in attrs:
+                    raise NetworkError(f"attribute {short(key)} is given twice")
+                attrs[key] = self._attr(attr, depth, outer)
         except NetworkError as error:
             raise NetworkError(f"{said}: {error}") from None
-        return Node(str(proto.name), op, domain, tuple(proto.input), tuple(proto.output), attrs, proto)
+        return Node(name, op, domain, inputs, outputs, attrs, proto)
 
     def _attr(self, attr: Any, depth: int, outer: frozenset[str]) -> Value:
-        where, kind = f"attribute {short(attr.name)}", attr.type
+        where, kind = f"attribute {short(text_of(attr.name))}", attr.type
         if attr.ref_attr_name:
             raise NetworkError(f"{where} refers to a function's attribute, outside of a function")
         if not 1 <= kind < len(_KINDS):
@@ -173,7 +177,7 @@ class GraphReader:
         elif kind == _INT:
             value = int(attr.i)
         elif kind == _STRING:
-            value = _text(attr.s)
+            value = text_of(attr.s)
         elif kind == _TENSOR:
             value = array_of(attr.t, self.folder, where)
         elif kind == _GRAPH:
@@ -182,7 +186,7 @@ class GraphReader:
             items = {_FLOATS: attr.floats, _INTS: attr.ints, _STRINGS: attr.strings}[kind]
             if len(items) > MAX_ENTRIES:
                 raise NetworkError(f"{where} holds {len(items)} entries; at most {MAX_ENTRIES} are read")
-            value = tuple(_text(i) if kind == _STRINGS else i for i in items)
+            value = tuple(text_of(i) if kind == _STRINGS else i for i in items)
         elif kind == _TENSORS:
             value = tuple(array_of(t, self.folder, where) for t in attr.tensors)
         else:
@@ -190,12 +194,8 @@ class GraphReader:
         return Value(_KINDS[kind], value)
 
 
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
-
-
 def _port(proto: Any, what: str) -> Port:
-    name = str(proto.name)
+    name = text_of(proto.name)
     if not name:
         raise NetworkError(f"an {what} has no name" if what[0] in "io" else f"a {what} has no name")
     kind = proto.type.WhichOneof("value")
@@ -220,7 +220,8 @@ def _port(proto: Any, what: str) -> Port:
 def _extent(dim: Any) -> int | str | None:
     if dim.HasField("dim_value") and dim.dim_value > 0:
         return int(dim.dim_value)
-    return str(dim.dim_param) if dim.dim_param and dim.dim_param != "?" else None
+    name = text_of(dim.dim_param)
+    return name if name and name != "?" else None
 
 
 def _distinct(what: str, names: Sequence[str]) -> None:

@@ -112,8 +112,8 @@ def _inferred(model: Model, node: Node, inputs: Sequence[Stated]) -> tuple[dict[
 
     version = model.opsets.get(node.domain, 1)
     try:
-        schema = defs.get_schema(node.proto.op_type, version, node.domain)
-    except defs.SchemaError:
+        schema = defs.get_schema(node.op.removeprefix(f"{node.domain}."), version, node.domain)
+    except (defs.SchemaError, TypeError, OverflowError):  # the latter: no such version can be
         return {}, f"no operator {node.op} of opset {version} is known to onnx"
     types, data = {}, {}
     for stated in inputs:
