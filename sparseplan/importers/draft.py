@@ -65,6 +65,8 @@ class Draft:
         self.layouts: dict[str, tuple[int, ...]] = {}
         self.notes: list[str] = []
         self.fixed: list[str] = []
+        #: parameters that are used in several forms, of which each became a parameter of its own
+        self.twice: list[str] = []
         self._names: set[str] = set()
         self._reserved: set[str] = set()
         self._views: dict[str, str] = {}
@@ -146,14 +148,15 @@ class Draft:
         if np.isinf(array).any():
             array = np.clip(array, -HUGE, HUGE)
             self.note(f"infinite entries of {known.name or otherwise!r} stand as {HUGE:g}")
-        wanted = clean(known.name) if known.name else otherwise
+        wanted = clean(known.name) if known.name else self.free_name(otherwise)
         name, n = wanted, 2
-        while name in self._names and name != otherwise:
+        while known.name and name in self._names and name != otherwise:
             there = self.weights.get(name)
-            if known.name and there is not None and np.array_equal(there, array):
+            if there is not None and np.array_equal(there, array):
                 return name  # two ops share it
             name, n = f"{wanted}.{n}", n + 1
         if name != wanted and known.name:
+            self.twice.append(known.name)
             self.note(f"parameter {known.name!r} is used in two forms; {name!r} is the second")
         self.weights[name] = array
         self._names.add(name)

@@ -40,11 +40,21 @@ def read_module(module: Module, example_input: Any, *, name: str | None = None) 
     if not isinstance(module, torch.nn.Module):
         raise NetworkError(f"module={type(module).__name__} must be a torch.nn.Module")
     label = name or type(module).__name__
-    draft = Draft(label)
-    inputs = _first_sample(example_input, draft)
-    program = _export(module, inputs, draft, label)
+    device = next((str(t.device) for t in (*module.parameters(), *module.buffers()) if t.device.type != "cpu"), None)
+    if device is not None:
+        raise NetworkError(f"module {label!r} is on device {device}; move it to the CPU, by module.cpu()")
+    first = Draft(label)
+    inputs = _first_sample(example_input, first)
+    program = _export(module, inputs, first, label)
+    noted = tuple(first.notes)
     try:
-        return _read(module, program, draft)
+        found = _read(module, program, first, frozenset())
+        if not first.twice:
+            return found
+        # a parameter in two forms is one parameter: read again, with ops that make the forms
+        second = Draft(label)
+        second.notes.extend(noted)
+        return _read(module, program, second, frozenset(first.twice))
     except NetworkError as error:
         raise type(error)(f"module {label!r}: {error}") from None
 
@@ -155,7 +165,7 @@ def _export(module: Module, inputs: tuple[Any, ...], draft: Draft, label: str) -
 
     try:
         with _evaluating(module), torch.enable_grad():
-            program = torch.export.export(module, inputs)
+            program = torch.export.export(module, inputs, strict=False)
             if any("set_grad_enabled" in str(node.target) for node in program.graph.nodes):
                 draft.note("no_grad is read as nothing: gradients that PyTorch ends there pass on")
             # take apart only what has no rule
@@ -181,7 +191,7 @@ def _leaves(module: Module) -> frozenset[str]:
     return frozenset(path for path, m in module.named_modules() if path and not any(m.children()))
 
 
-def _read(module: Module, program: ExportedProgram, draft: Draft) -> Imported:
+def _read(module: Module, program: ExportedProgram, draft: Draft, whole: frozenset[str]) -> Imported:
     from sparseplan.importers.aten.walk import Walk
 
     signature = program.graph_signature
@@ -192,7 +202,7 @@ def _read(module: Module, program: ExportedProgram, draft: Draft) -> Imported:
     if signature.buffers_to_mutate:
         names = sorted(set(signature.buffers_to_mutate.values()))
         draft.note(f"the module writes to its buffers {names}; the network reads them as they are")
-    walk = Walk(draft, parameters, {**buffers, **lifted}, _leaves(module))
+    walk = Walk(draft, parameters, {**buffers, **lifted}, _leaves(module), whole)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             walk.placeholder(node)

@@ -160,6 +160,18 @@ class Tied(nn.Module):
         return x @ self.tokens.weight.t()
 
 
+class BothWays(nn.Module):
+    """One matrix as it is, turned, and reshaped; a table that is looked up in and multiplied by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.table = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x: Any) -> Any:
+        y = torch.tanh(x @ self.matrix) @ self.matrix.t() + self.matrix.reshape(2, 8)[:, :4].sum(0)
+        return y @ self.table.t() @ self.table + self.table[1]
+
+
 class Elman(nn.Module):
     """Recurrent layers without gates and without a batch axis in front, cells by hand."""
 
@@ -312,6 +324,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "conv1d": (Conv1d, image(1, 2, 33)),
     "text": (Text, ids(20, 1, 7)),
     "tied": (Tied, ids(9, 1, 5)),
+    "both_ways": (BothWays, image(1, 4)),
     "elman": (Elman, image(1, 6, 3)),
     "arrays": (Arrays, image(1, 4, 6, 6)),
     "moved": (Moved, ids(9, 1, 5)),

@@ -42,6 +42,7 @@ class Walk:
     Args:
         parameters, buffers: placeholder to (name, tensor).
         leaves: paths of modules that are one op each.
+        whole: parameters that are used in several forms, so that ops make these from the one tensor.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Walk:
         parameters: Mapping[str, tuple[str, torch.Tensor]],
         buffers: Mapping[str, tuple[str, torch.Tensor]],
         leaves: frozenset[str],
+        whole: frozenset[str] = frozenset(),
     ) -> None:
         self.draft, self.leaves = draft, leaves
         self.values: dict[fx.Node, Any] = {}
@@ -57,14 +59,15 @@ class Walk:
         self.names: dict[int, str] = {}
         self.shapes = {name: tuple(t.shape) for name, t in parameters.values()}
         self._kept: list[Value] = []  # identities stay good while the values live
-        self.parameters, self.buffers = parameters, buffers
+        self.parameters, self.buffers, self.whole = parameters, buffers, whole
 
     # -- placeholders -------------------------------------------------------------------------
     def placeholder(self, node: fx.Node) -> None:
         """A parameter, a buffer, or an input of the network."""
         if node.name in self.parameters:
             name, tensor = self.parameters[node.name]
-            self.values[node] = Known(array_of(tensor), name)
+            known = Known(array_of(tensor), name)
+            self.values[node] = self._as_tensor(known, name) if name in self.whole else known
         elif node.name in self.buffers:
             name, tensor = self.buffers[node.name]
             known = Known(array_of(tensor))
@@ -73,6 +76,14 @@ class Walk:
             self.values[node] = known
         else:
             self.values[node] = self._input(node)
+
+    def _as_tensor(self, known: Known, name: str) -> Made:
+        """A parameter as a tensor of the network, which ops that need a constant find frozen."""
+        self.draft.wanted, self.draft.scope = (f"{name}.tensor",), ""
+        made = self.draft.made(known)
+        self._kept.append(made)
+        self.frozen[id(made)] = Known(known.array)
+        return made
 
     def _input(self, node: fx.Node) -> Any:
         given = node.meta.get("val")
@@ -149,10 +160,7 @@ class Walk:
             mixed = op in RESHAPES and value.layout is not None and value.layout != tuple(range(len(value.layout)))
         if not mixed:
             return value
-        made = self.draft.made(value)
-        self._kept.append(made)
-        self.frozen[id(made)] = Known(value.array)
-        return made
+        return self._as_tensor(value, value.name)
 
     def _by_rule(self, node: fx.Node, op: str, args: dict[str, Any]) -> Any:
         shapes = self._shapes(node)
