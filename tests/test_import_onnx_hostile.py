@@ -398,6 +398,12 @@ single(
 )
 
 
+@spoil("split of truth values into a million", "num_outputs=1000000000, but 2")
+def _split() -> Any:
+    cut = node("Split", "x", "y z", axis=1, num_outputs=10**9)
+    return model([cut], X, types={"x": TensorProto.BOOL, "y": TensorProto.BOOL}, opset=18)
+
+
 @spoil("condition of an input", "condition is not constant; fix an input that it depends on, as fixed={'s'")
 def _condition() -> Any:
     branch = helper.make_graph([node("Relu", "x", "r")], "b", [], [helper.make_tensor_value_info("r", 1, None)])

@@ -132,6 +132,8 @@ def _inferred(model: Model, node: Node, inputs: Sequence[Stated]) -> tuple[dict[
                 raw_data=raw.astype(raw.dtype.newbyteorder("<")).tobytes(),
             )
     opsets = [helper.make_opsetid(domain, number) for domain, number in model.opsets.items()]
+    if _int(node, "num_outputs", 0) > max(1, len(node.outputs)):  # onnx would count them all
+        return {}, f"num_outputs={_int(node, 'num_outputs', 0)}, but {len(node.outputs)} outputs are named"
     if any(name not in node.inputs for name in captured(node)):
         return {}, "its subgraph reads tensors from outside"
     try:
