@@ -417,6 +417,24 @@ case(
 )
 case("pattern layer norm bare", *NORM, node("Div", "d r"), constants=NORMED, only=("layer_norm",))
 case("pattern layer norm read", *NORM, node("Div", "d r"), constants=NORMED, outputs=("y", "v"))
+CUBE = {
+    "third": np.float32(0.044715),
+    "root": np.float32((2 / np.pi) ** 0.5),
+    "one": np.float32(1),
+    "half": np.float32(0.5),
+}
+for form, first, last in (
+    ("cube", [node("Mul", "x x", "q"), node("Mul", "q x", "k"), node("Mul", "third k", "t")], "x g"),
+    ("power", [node("Pow", "x three", "k"), node("Mul", "k third", "t")], "g x"),
+    ("third first", [node("Mul", "third x", "q"), node("Mul", "x q", "k"), node("Mul", "x k", "t")], "x g"),
+):
+    rest = [node("Add", "x t", "a"), node("Mul", "root a", "p"), node("Tanh", "p", "w"), node("Add", "one w", "v")]
+    nodes = [*first, *rest, node("Mul", "half v", "g"), node("Mul", last)]
+    case(f"pattern tanh gelu {form}", *nodes, constants={**CUBE, "three": np.float32(3)}, only=("gelu",))
+    nodes = [*first, *rest, node("Mul", "half x", "g"), node("Mul", "g v")]
+    case(f"pattern tanh gelu {form}, half of x", *nodes, constants={**CUBE, "three": np.float32(3)}, only=("gelu",))
+    other = {**CUBE, "three": np.float32(3), "third": np.float32(0.05)}
+    case(f"no pattern: tanh gelu {form} of another third", *nodes, constants=other)
 case("pattern silu", node("Sigmoid", "x", "s"), node("Mul", "x s"), only=("silu",))
 case(
     "pattern hard swish",

@@ -244,13 +244,15 @@ def scale_and_shift(node: Node, graph: Graph, find: Find) -> Found | None:
     x = _tensor(find, name) if name is not None else None
     if name is None or x is None or len(node.inputs) != 2 or (node.op == "Div" and node.inputs[0] != name):
         return None
-    scale = path.number(_other(node, name) or "")
+    other = _other(node, name) or ""
+    scale = path.number(other)
     plus = path.step(node.outputs[0], "Add") if scale else None
     shift = path.number(plus[0]) if plus else None
-    if scale is None or plus is None or shift is None or not math.isfinite(shift):
+    if not scale or plus is None or shift is None:
         return None
     factor = scale if node.op == "Mul" else 1 / scale
-    if not math.isfinite(factor) or any(len(find(i).shape) > x.rank for i in (_other(node, name), plus[0])):  # type: ignore
+    constants = [c for c in (find(other), find(plus[0])) if c is not None]
+    if not (math.isfinite(factor) and math.isfinite(shift)) or any(len(c.shape) > x.rank for c in constants):
         return None
     return Found(path.nodes, plus[1], lambda draft: draft.same("scale_shift", x, scale=factor, shift=shift))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,11 @@ class Graph:
     constants: Mapping[str, Known]
     declared: Mapping[str, Port]
     readers: Mapping[str, tuple[Node, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def makers(self) -> Mapping[str, Node]:
+        """Tensor to the node that makes it."""
+        return {name: node for node in self.nodes for name in node.outputs if name}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sparseplan.importers.onnxfusions import FUSIONS, Found
 from sparseplan.importers.onnxgraph import Graph, Model, Node, captured, short
 from sparseplan.importers.onnxopaque import Stated, macs_of, outputs_of
 from sparseplan.importers.onnxrules import IDS, INTEGERS, RULES
+from sparseplan.importers.onnxtanh import tanh_gelu
 
 #: what an op of integers (or truth values) makes, where it is not what it reads
 _BOOL = np.dtype(np.bool_)
@@ -238,7 +239,8 @@ class Walker:
 
     # -- patterns of several nodes ------------------------------------------------------------
     def _fuse(self, node: Node, scope: Scope) -> Sequence[Held] | None:
-        for pattern in FUSIONS.get(node.op, ()):
+        patterns = FUSIONS.get(node.op, ())
+        for pattern in (*patterns, tanh_gelu) if node.op == "Mul" else patterns:
             found: Found | None = pattern(node, scope.graph, scope.find)
             if found is None:
                 continue
