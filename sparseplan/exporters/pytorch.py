@@ -70,7 +70,8 @@ def apply(plan: Plan, module: Module, *, layouts: Mapping[str, Sequence[int]] | 
 
     Args:
         module: that the plan's network was read from, or one with parameters of the same names.
-        layouts: of ``Imported.layouts``, where the importer moved axes of parameters.
+        layouts: of ``Imported.layouts``, where the importer moved axes of parameters; they matter for those that
+            are updated in part, and without them a square matrix would be cut along its other axis.
 
     Raises:
         PlanError: the plan has nothing to execute.
@@ -90,6 +91,9 @@ def apply(plan: Plan, module: Module, *, layouts: Mapping[str, Sequence[int]] | 
 
 def export(plan: Plan, path: str | os.PathLike[str], *, layouts: Mapping[str, Sequence[int]] | None = None) -> None:
     """Write a Python file that needs PyTorch alone: the table, and ``apply(module)``, which does as ``apply`` here.
+
+    Args:
+        layouts: as of ``apply``.
 
     Raises:
         PlanError: the plan has nothing to execute.

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,7 +213,11 @@ def _read(module: Module, program: ExportedProgram, draft: Draft, whole: frozens
             raise NetworkError(f"node {node.name!r} is a {node.op}, which no exported graph has")
     wanted = set(signature.user_outputs)
     (output,) = (n for n in program.graph.nodes if n.op == "output")
-    return draft.finish(_outputs(output, walk.values, wanted, draft))
+    found = draft.finish(_outputs(output, walk.values, wanted, draft))
+    if found.layouts:
+        turned = f"axes of parameters {list(found.layouts)} are moved; exporters.pytorch takes them as layouts"
+        found = replace(found, notes=(*found.notes, turned))
+    return found
 
 
 def _buffer(program: ExportedProgram, name: str) -> Any:

@@ -194,6 +194,7 @@ def test_moved_axes_and_shared_parameters() -> None:
     product = Product()
     found = importers.torch(product, torch.randn(1, 8))
     assert found.layouts == {"w": (1, 0)}
+    assert any("axes of parameters ['w'] are moved" in note for note in found.notes)
     plan = planned(found, "w@1/4")
     with pytest.raises(ExportError, match=r"'w' has shape \(8, 3\) in the module and \(3, 8\).*give layouts"):
         pytorch.apply(plan, product)
