@@ -162,6 +162,15 @@ def test_weights_in_constant_nodes_are_parameters(tmp_path: Path) -> None:
     assert sp.plan(found.network, l2="10kB").update.keys() == {"fc.weight"}
 
 
+def test_a_bias_of_one_channel_is_a_parameter_too(tmp_path: Path) -> None:
+    bias = numpy_helper.from_array(np.ones(1, F32))
+    nodes = [node("Constant", "", "bias", value=bias), node("Conv", "x w bias", name="bias")]
+    found = read_onnx(saved(model(nodes, {"x": ("n", 3, 4, 4)}, {"w": (1, 3, 3, 3)}), tmp_path))
+    assert set(found.weights) == {"w", "bias"}
+    assert found.fixed == ()
+    assert found.notes == ()
+
+
 def test_a_parameter_used_twice_is_one(tmp_path: Path) -> None:
     nodes = [node("Gemm", "x w b", "h", transB=1), node("Relu", "h", "r"), node("Gemm", "r w b", transB=1)]
     found = read_onnx(saved(model(nodes, {"x": ("n", 6)}, {"w": (6, 6), "b": (6,)}), tmp_path))

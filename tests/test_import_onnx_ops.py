@@ -310,6 +310,17 @@ for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
     attrs = {"nearest_mode": rounding, "coordinate_transformation_mode": "asymmetric"}
     case(f"Resize {rounding}", node("Resize", "x - s", **attrs), shape=(1, 2, 4, 5), constants={"s": f32(1, 1, 2, 3)})
 case("Resize 1d", node("Resize", "x - - s", mode="linear"), shape=(1, 2, 5), constants={"s": ints(1, 2, 8)})
+case("Resize axes", node("Resize", "x - s", axes=[2, 3]), constants={"s": f32(2, 3)}, opset=18)
+case(
+    "Resize antialias up",
+    node("Resize", "x - s", antialias=1, mode="linear"),
+    constants={"s": f32(1, 1, 2, 3)},
+    opset=18,
+)
+case("Reshape that lets zeros be", node("Reshape", "x s", allowzero=1), constants={"s": ints(3, 30)})
+case("Dropout of 11", node("Dropout", "x", "d", ratio=0.3), node("Relu", "d"), opset=11)
+case("Sub of itself", node("Sub", "x x"))
+case("Cast to double and back", node("Cast", "x", "d", to=11), node("Cast", "d", "f", to=1), node("Tanh", "f"))
 case("Resize upsample", node("Resize", "x - s", mode="nearest"), constants={"s": f32(1, 1, 2, 3)}, only=("upsample",))
 
 # -- recurrent --------------------------------------------------------------------------------------

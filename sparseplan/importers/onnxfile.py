@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def _imported(
     graph = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *wanted))))
     model = replace(model, graph=graph)
     draft = Draft("".join(c if c.isprintable() else "_" for c in name)[:128])
-    draft.reserve(graph.constants)
+    draft.reserve(_constants(graph))
     integers: set[str] = set()
     scope = Scope(graph)
     _enter(graph, draft, scope, integers, shapes, fixed)
@@ -133,7 +133,7 @@ def _imported(
     walker.run(graph, scope)
     made = []
     for i, output in enumerate(wanted):
-        held = walker.all.get(output)
+        held = scope.values.get(output) or walker.all.get(output)
         if held is None:
             known = [n for n, v in walker.all.items() if isinstance(v, Made)]
             raise NetworkError(f"output {short(output)} is unknown{near(output, known)}")
@@ -156,6 +156,16 @@ def _imported(
     imported = draft.finish(made)
     infos(imported.network)
     return imported
+
+
+def _constants(graph: Graph) -> Iterator[str]:
+    """Names that parameters will have: initialisers, and what Constant nodes make."""
+    yield from graph.constants
+    for node in graph.nodes:
+        if node.op == "Constant":
+            yield from node.outputs
+        for inner in node.graphs:
+            yield from _constants(inner)
 
 
 def _enter(

@@ -144,7 +144,7 @@ class Walker:
         if self._folded > MAX_FOLDED_ALL:
             raise NetworkError("constants of over 2**26 elements would be computed; fold them before, or use fewer")
         if node.op == "Constant":  # exporters put weights there, too
-            name = node.outputs[0] if arrays[0].size > 1 and arrays[0].dtype.kind == "f" else None
+            name = node.outputs[0] if arrays[0].ndim and arrays[0].dtype.kind == "f" else None
             return [Known(arrays[0], name)]
         return [Known(a) for a in arrays]
 
