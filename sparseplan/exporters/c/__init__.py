@@ -23,8 +23,9 @@ from sparseplan.errors import ExportError, OutputError
 from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.lowering import Hyper, Lowering
 from sparseplan.exporters.c.storage import encoded
-from sparseplan.exporters.c.text import TARGET, Argument, Parameter, Program, header, identifier, source
+from sparseplan.exporters.c.text import Argument, Parameter, Program, header, identifier, source
 from sparseplan.plan import Plan
+from sparseplan.steps import TARGET
 from sparseplan.verify import verify
 
 __all__ = ["CExport", "export", "generate"]

@@ -58,11 +58,6 @@ def types() -> str:
     return _read(_HEADER).strip() + "\n"
 
 
-def known() -> frozenset[str]:
-    """Every name that the kernel files define."""
-    return frozenset(n for p in _pieces() for n in p.names)
-
-
 def takes_environment(name: str) -> bool:
     """Whether a kernel is given what comes from the caller."""
     piece = next(p for p in _pieces() if name in p.names)

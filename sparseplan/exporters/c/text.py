@@ -13,7 +13,6 @@ from sparseplan.exporters.c import library
 from sparseplan.exporters.c.calls import Call, Tables
 from sparseplan.exporters.c.views import LEVELS, TYPES, View
 from sparseplan.plan import Plan
-from sparseplan.steps import TARGET
 
 _WIDTH = 116
 
@@ -393,6 +392,3 @@ def source(p: Program) -> str:
 {text}
 {_dispatch(p, kernels)}
 {_functions(p)}"""
-
-
-__all__ = ["TARGET", "Argument", "Parameter", "Program", "header", "identifier", "source"]
