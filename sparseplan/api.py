@@ -11,6 +11,7 @@ from typing import Any
 
 from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import InternalError, ProblemError
+from sparseplan.importers import Imported
 from sparseplan.jsonio import MAX_BYTES, Node, load
 from sparseplan.plan import Plan
 from sparseplan.problem import INT8_PRICE, Problem, Term, resolve_choices, resolve_ties, resolve_values
@@ -127,7 +128,8 @@ def problem(
     options = TrainingOptions(
         dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, loss, dict(loss_attrs or {}), concat
     )
-    choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions)
+    kept = (*_texts(never), *net.fixed) if isinstance(net, Imported) else _texts(never)
+    choices, least = resolve_choices(found, _texts(may), _texts(must), kept, fractions)
     given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
     more, ties = tuple(terms), resolve_ties(found, choices, map(_texts, together))
     if isinstance(given, ValueTable):

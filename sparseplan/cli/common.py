@@ -173,7 +173,8 @@ def savings_of(text: str) -> tuple[str, ...]:
 
 def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
     """The problem that the arguments of ``plan`` state."""
-    network = origin_of(args).network
+    origin = origin_of(args)
+    network = origin.network
     if need_budget and args.device is None and args.l2 is None:
         raise ProblemError("device=None and l2=None: give --device (see `sparseplan devices`) or --l2, such as 600kB")
     options = {name: getattr(args, name) for name in (
@@ -185,4 +186,4 @@ def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
     if args.together != "parameter":
         options["together"] = [unit.parameters for unit in named_units(network, args.together)]
     options["values"] = values_of(args, network)
-    return api.problem(network, load_device(args.device) if args.device else custom(), **options)
+    return api.problem(origin, load_device(args.device) if args.device else custom(), **options)

@@ -43,12 +43,13 @@ def onnx(
     return read_onnx(path, shapes=shapes, fixed=fixed, outputs=outputs)
 
 
-def torch(module: Module, example_input: Any, *, name: str | None = None) -> Imported:
+def torch(module: Module, example_input: Any, *, name: str | None = None, batch_axis: int | None = 0) -> Imported:
     """The network of a PyTorch module in eval mode, through ``torch.export``, read for one sample.
 
     Args:
         module: whose parameters keep their names.
-        example_input: a tensor, or a tuple of tensors, with the batch axis; of several samples the first is used.
+        example_input: a tensor, or a tuple of tensors, with a batch axis; of several samples the first is used.
+        batch_axis: where it is (1 for sequences first); None where the example is one sample without such an axis.
         name: of the network (default: the module's class).
 
     Raises:
@@ -58,7 +59,7 @@ def torch(module: Module, example_input: Any, *, name: str | None = None) -> Imp
     """
     from sparseplan.importers.exported import read_module
 
-    return read_module(module, example_input, name=name)
+    return read_module(module, example_input, name=name, batch_axis=batch_axis)
 
 
 __all__ = ["Imported", "onnx", "torch"]

@@ -9,7 +9,7 @@ below speaks of full shapes and axes; views, which cost nothing, come and go as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -76,6 +76,8 @@ class Draft:
         self.wanted: tuple[str, ...] = ()
         #: where the ops to come belong (a module's path); begins the names of those whose wanted names are taken
         self.scope = ""
+        #: whether a name is a learned number's, rather than that of a number in a formula
+        self.learned: Callable[[str], bool] = bool
 
     # -- names --------------------------------------------------------------------------------
     def note(self, text: str) -> None:
@@ -249,7 +251,7 @@ class Draft:
             a, b = b, a
         if isinstance(a, Known) or isinstance(b, Made):
             return self.elementwise(kind, (a, b))
-        if b.array.size == 1:
+        if b.array.size == 1 and not (b.name and self.learned(b.name)):
             number = float(b.array.reshape(()))
             if not math.isfinite(number):
                 raise NetworkError(f"{kind} of the constant {number}; it must be finite")
@@ -263,7 +265,7 @@ class Draft:
             return self.elementwise(kind, (a, b))
         inner = sample(shape)
         # as many axes as the tensor has; leading extents of 1 say nothing
-        weight = b.shape[max(0, len(b.shape) - len(inner)) :]
+        weight = b.shape[max(0, len(b.shape) - len(inner)) :] or (1,)
         made = ("param_" if b.name else "const_") + kind
         tensor = self.op(made, [self.view(a.tensor, inner)], {"weight": b.reshaped(weight)}, shape=weight)
         return self.wrap(tensor, shape)
@@ -438,7 +440,7 @@ class Draft:
         layouts = {p: perm for p, perm in self.layouts.items() if p in weights}
         fixed = tuple(p for p in dict.fromkeys(self.fixed) if p in weights)
         if fixed:
-            self.note(f"parameters {list(fixed)} are constants of the origin: give them to a plan as never")
+            self.note(f"parameters {list(fixed)} are constants of the origin, and never updated")
         return Imported(network, weights, layouts, tuple(self.notes), fixed)
 
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _QUOTE = 400
 
 
-def read_module(module: Module, example_input: Any, *, name: str | None = None) -> Imported:
+def read_module(module: Module, example_input: Any, *, name: str | None = None, batch_axis: int | None = 0) -> Imported:
     """The network of a PyTorch module in eval mode, read for one sample.
 
     Args:
         module: is left as it was; its parameters keep their names and, save a leading extent of 1, their shapes.
-        example_input: a tensor, or a tuple of tensors, with the batch axis first; of several samples the first
-            is used.
+        example_input: a tensor, or a tuple of tensors, with a batch axis; of several samples the first is used.
+        batch_axis: where it is (1 for sequences first); None where the example is one sample without such an axis.
         name: of the network (default: the module's class).
 
     Raises:
@@ -45,7 +45,7 @@ def read_module(module: Module, example_input: Any, *, name: str | None = None) 
     if device is not None:
         raise NetworkError(f"module {label!r} is on device {device}; move it to the CPU, by module.cpu()")
     first = Draft(label)
-    inputs = _first_sample(example_input, first)
+    inputs = _first_sample(example_input, first, batch_axis)
     program = _export(module, inputs, first, label)
     noted = tuple(first.notes)
     try:
@@ -121,7 +121,7 @@ def _quote(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:_QUOTE]}{'…' if len(text) > _QUOTE else ''}"
 
 
-def _first_sample(given: Any, draft: Draft) -> tuple[Any, ...]:
+def _first_sample(given: Any, draft: Draft, batch_axis: int | None) -> tuple[Any, ...]:
     """Inputs of one sample."""
     torch = _torch()
     if isinstance(given, torch.Tensor):
@@ -133,11 +133,16 @@ def _first_sample(given: Any, draft: Draft) -> tuple[Any, ...]:
             raise NetworkError(
                 f"example_input[{i}] has shape {tuple(t.shape)}; give the batch axis and at least one sample"
             )
-    samples = given[0].shape[0]
-    if samples > 1:
-        draft.note(f"of {samples} samples of the example input the first is read")
-    # contiguous, so that views of it are views
-    kept = [t[:1] if t.shape[0] == samples else t for t in given]
+    kept = list(given)
+    if batch_axis is not None:
+        axis = batch_axis
+        if not 0 <= axis < given[0].dim():
+            raise NetworkError(f"batch_axis={axis!r} is no axis of example_input[0], shape {tuple(given[0].shape)}")
+        samples = given[0].shape[axis]
+        if samples > 1:
+            draft.note(f"of {samples} samples of the example input (axis {axis}) the first is read")
+        # contiguous, so that views of it are views
+        kept = [t.narrow(axis, 0, 1) if t.dim() > axis and t.shape[axis] == samples else t for t in given]
     return tuple(t.detach().to("cpu").contiguous() for t in kept)
 
 

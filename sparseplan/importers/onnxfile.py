@@ -123,6 +123,7 @@ def _imported(
     graph = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *wanted))))
     model = replace(model, graph=graph)
     draft = Draft("".join(c if c.isprintable() else "_" for c in name)[:128])
+    draft.learned = _learned
     draft.reserve(_constants(graph))
     integers: set[str] = set()
     scope = Scope(graph)
@@ -267,3 +268,9 @@ def _full_shape(port: Port, given: Sequence[int] | None, symbols: Mapping[str, i
                 f"or --shape {port.name}={','.join(hint)} on the command line"
             )
     return tuple(made)
+
+
+def _learned(name: str) -> bool:
+    """Whether a scalar of that name was learned: frameworks name parameters by module and attribute
+    (``block1.scale``, ``mobile_one_block_0.w_0``), and numbers of formulas by what made them."""
+    return "." in name and "/" not in name and "const" not in name.lower()

@@ -28,8 +28,8 @@ class Imported:
         layouts: parameter to the permutation that leads from the origin's axes to the network's
             (``weight = origin.transpose(layout)``), where there is one.
         notes: what a user should know: what was read as frozen, guessed, or left out.
-        fixed: parameters that the origin does not train: its constants where an op could update them. Give
-            them to a plan as ``never``.
+        fixed: parameters that the origin does not train: its constants where an op could update them. A
+            plan for what was imported never updates them; for the bare network, give them as ``never``.
     """
 
     network: Network
