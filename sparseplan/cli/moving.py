@@ -70,7 +70,10 @@ def export(args: argparse.Namespace) -> int:
     if args.to == "torch":
         from sparseplan.exporters import pytorch
 
-        pytorch.export(plan, args.out)
+        layouts = None
+        if args.network is not None:
+            layouts = dict(origin_of(args).layouts)
+        pytorch.export(plan, args.out, layouts=layouts)
         show(args, {"to": "torch", "files": [args.out]}, f"wrote {args.out}; call its apply(module) before training")
         return 0
     return _export_c(args, plan)

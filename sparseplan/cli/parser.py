@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--weights", help="npz of parameters for c (default: the zoo's pretrained ones, or drawn from --seed)"
     )
+    sub.add_argument("--network", metavar="NET", help="for torch: what the plan's network was imported from, if axes "
+                     "of its parameters were moved (the import notes it)")  # fmt: skip
+    sub.set_defaults(shape=[], fix=[], output=[])
     sub.add_argument("--lr", type=float, default=0.01, help="learning rate in c (default %(default)s)")
     sub.add_argument("--seed", type=_seed, default=0)
 

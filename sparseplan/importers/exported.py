@@ -201,7 +201,9 @@ def _read(module: Module, program: ExportedProgram, draft: Draft, whole: frozens
     from sparseplan.importers.aten.walk import Walk
 
     signature = program.graph_signature
-    parameters = {p: (name, program.state_dict[name]) for p, name in signature.inputs_to_parameters.items()}
+    called = _first_names(module)
+    named = signature.inputs_to_parameters.items()
+    parameters = {p: (called.get(name, name), program.state_dict[name]) for p, name in named}
     buffers = {p: (name, _buffer(program, name)) for p, name in signature.inputs_to_buffers.items()}
     lifted = {p: (name, program.constants[name]) for p, name in signature.inputs_to_lifted_tensor_constants.items()}
     draft.reserve(name for name, _ in [*parameters.values(), *buffers.values()])
@@ -223,6 +225,12 @@ def _read(module: Module, program: ExportedProgram, draft: Draft, whole: frozens
         turned = f"axes of parameters {list(found.layouts)} are moved; exporters.pytorch takes them as layouts"
         found = replace(found, notes=(*found.notes, turned))
     return found
+
+
+def _first_names(module: Module) -> dict[str, str]:
+    """Every name of a parameter to its first, by which ``module.named_parameters()`` knows it."""
+    first: dict[int, str] = {}
+    return {n: first.setdefault(id(p), n) for n, p in module.named_parameters(remove_duplicate=False)}
 
 
 def _buffer(program: ExportedProgram, name: str) -> Any:
