@@ -5,6 +5,9 @@ PYTHON ?= python3
 # The release that the comparison with PyTorch was written against: it pins a CPU build on machines
 # where that is available; any other CPU build works as well, say `make test-torch TORCH=torch`.
 TORCH ?= torch==2.13.0
+# Packages that bring ONNX files which others made. Only the files are wanted, so their dependencies stay away; without
+# them the tests that read them are skipped.
+MODELS ?= rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3 magika==1.0.3
 JOBS ?= 2
 PYTEST_ARGS ?=
 
@@ -44,6 +47,7 @@ $(DEMO)/made.stamp: pyproject.toml | python-version
 
 $(TEST)/made.stamp: pyproject.toml | python-version
 	$(call environment,$(TEST),--editable '.[dev]')
+	@$(TEST)/bin/python $(PIP) --no-deps $(MODELS) || echo "no models of others: the tests that read them are skipped"
 
 $(WITH_TORCH)/made.stamp: pyproject.toml | python-version
 	$(call environment,$(WITH_TORCH),'$(TORCH)' --editable '.[dev]')

@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; 1 where a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(zoo.NETWORKS), choices=list(zoo.NETWORKS))
-    parser.add_argument("--seconds", type=float, default=20.0, help="limit of each plan")
+    parser.add_argument("--seconds", type=float, default=60.0, help="limit of each plan")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(f"sparseplan {sparseplan.__version__}, PyTorch {torch.__version__}, Python {platform.python_version()}")
