@@ -85,6 +85,11 @@ class Draft:
         if text not in self.notes:
             self.notes.append(text)
 
+    @property
+    def size(self) -> int:
+        """Number of inputs, ops and parameters so far."""
+        return len(self._names)
+
     def reserve(self, names: Iterable[str]) -> None:
         """Keep names for parameters: no op, and no tensor that an op makes, is called so."""
         self._reserved.update(map(clean, names))

@@ -15,7 +15,7 @@ from sparseplan.importers.draft import Array, Known
 from sparseplan.importers.onnxdata import DTYPES, MAX_AXES, Folder, array_of, text_of
 
 #: beyond these a file is taken for hostile
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 MAX_DEPTH = 16
 MAX_ENTRIES = 10_000_000
 
@@ -144,7 +144,8 @@ class GraphReader:
         declared |= {p.name: p for p in (*outs, *ports)}
         known = outer | constants.keys() | {p.name for p in ports}
         made = {text_of(o) for node in proto.node for o in node.output if o}
-        nodes = [self._node(n, depth, known | made) for n in proto.node]
+        seen = known | made
+        nodes = [self._node(n, depth, seen) for n in proto.node]
         nodes = _sorted(nodes, known, {p.name for p in ports} | constants.keys())
         outputs = tuple(p.name for p in outs)
         for name in outputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from sparseplan.importers.onnxrules import IDS, INTEGERS, RULES
 from sparseplan.importers.onnxtanh import tanh_gelu
 
 #: what an op of integers (or truth values) makes, where it is not what it reads
+#: beyond these a file is taken for hostile: inputs, ops and parameters; elements of parameters; opaque ops
+MAX_SIZE, MAX_WEIGHTS, MAX_OPAQUE = 60_000, 2**28, 4096
+
 _BOOL = np.dtype(np.bool_)
 _TRUTHS = frozenset(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN"))
 
@@ -67,6 +71,7 @@ class Walker:
         self.last = ""
         self._folded = 0
         self._told: set[tuple[str, str]] = set()
+        self._weighed = self._elements = 0
         self._early: dict[int, Mapping[str, Held]] = {}
 
     def run(self, graph: Graph, scope: Scope) -> None:
@@ -79,6 +84,7 @@ class Walker:
             self.last = node.title
             try:
                 held = self._node(node, scope)
+                self._bound()
             except (NetworkError, Unsupported, Unknown) as error:
                 text = str(error)
                 inner = text.startswith("node ")
@@ -87,6 +93,18 @@ class Walker:
                 if name:
                     scope.values[name] = value
                     self.all.setdefault(name, value)
+
+    def _bound(self) -> None:
+        """Raise NetworkError where little of a file has become much."""
+        weights = self.draft.weights
+        self._elements += sum(a.size for a in islice(weights.values(), self._weighed, None))
+        self._weighed = len(weights)
+        if self.draft.size > MAX_SIZE:
+            raise NetworkError(f"over {MAX_SIZE} ops and parameters so far; no microcontroller's network has so many")
+        if self._elements > MAX_WEIGHTS:
+            raise NetworkError("parameters of over 2**28 elements so far, in all their forms; use fewer")
+        if sum(self.frozen.values()) > MAX_OPAQUE:
+            raise NetworkError(f"over {MAX_OPAQUE} ops are known by their shapes alone; there is little to plan")
 
     # -- one node -----------------------------------------------------------------------------
     def _node(self, node: Node, scope: Scope) -> Sequence[Held]:
