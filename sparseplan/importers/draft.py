@@ -68,6 +68,7 @@ class Draft:
         #: parameters that are used in several forms, of which each became a parameter of its own
         self.twice: list[str] = []
         self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}
         self._reserved: set[str] = set()
         self._views: dict[str, str] = {}
         self._seen: dict[tuple[str, Shape], str] = {}
@@ -104,9 +105,10 @@ class Draft:
                 self._names.add(name)
                 return name
         base = clean(next((w for w in reversed(wanted) if w), "op"))
-        n = 2
+        n = self._numbers.get(base, 2)
         while self._taken(f"{base}.{n}"):
             n += 1
+        self._numbers[base] = n  # counted on from here: an unrolled sequence has thousands of one name
         self._names.add(f"{base}.{n}")
         return f"{base}.{n}"
 
