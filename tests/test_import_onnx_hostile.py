@@ -462,7 +462,7 @@ def _fails(path: Path, match: str, **rest: Any) -> str:
     before = time.perf_counter()
     with pytest.raises(NetworkError, match=match) as caught:
         read_onnx(path, **rest)
-    assert time.perf_counter() - before < 4
+    assert time.perf_counter() - before < 60  # far beyond what a busy machine takes: it hangs
     text = str(caught.value)
     assert path.name in text
     assert "\n" not in text

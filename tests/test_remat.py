@@ -41,6 +41,7 @@ def schedules(draw: st.DrawFn, max_ops: int = 8) -> Schedule:
     """Training steps of small networks: update sets, fractions, picks, options of every sort."""
     network = draw(trainable_networks(max_ops=max_ops))
     choices = resolve_choices(network, fractions=(0.5, 1.0))[0]
+    assume(choices)  # int8 parameters are frozen unless they are named
     names = draw(st.sets(st.sampled_from(sorted(choices)), min_size=1))
     update = UpdateSet({p: draw(st.sampled_from(choices[p])) for p in sorted(names)})
     return differentiate(network, update, draw(options(network)))

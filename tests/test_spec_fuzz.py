@@ -61,7 +61,7 @@ def read(data: bytes) -> Network | None:
         message = "fine"
     except SparseplanError as error:
         network, message = None, str(error)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 60
     assert message
     assert "\n" not in message
     assert len(message) < 3000

@@ -22,6 +22,7 @@ from planted import (
 )
 
 from sparseplan.builder import NetworkBuilder
+from sparseplan.errors import ProblemError
 from sparseplan.plan import Infeasibility, Plan
 from sparseplan.problem import Problem
 from sparseplan.steps import Arg, Span, Step
@@ -260,8 +261,10 @@ def test_a_gradient_cannot_reach_behind_the_loss() -> None:
     network = net.build([net.conv(x, 1, 1, name="main"), net.conv(x, 1, 1, name="aside")])
     problem = problem_of(network)
     plan = plan_of(problem, {"main.bias": 1.0})
-    wide = replace(
-        problem, choices={**problem.choices, "aside.bias": (1.0,)}, values={**problem.values, "aside.bias": {1.0: 0.0}}
-    )
+    with pytest.raises(ProblemError, match=r"aside\.bias.*nothing of it reaches the loss's output 'main\.out'"):
+        replace(problem, choices={**problem.choices, "aside.bias": (1.0,)})
+    wide = replace(problem)  # what a problem refuses itself is told by the verifier, too
+    object.__setattr__(wide, "choices", {**problem.choices, "aside.bias": (1.0,)})
+    object.__setattr__(wide, "values", {**problem.values, "aside.bias": {1.0: 0.0}})
     assert verify(problem, plan) == ()
     assert "decision" in found(wide, replace(plan, update={**plan.update, "aside.bias": 1.0}))

@@ -59,11 +59,8 @@ class Spread(OpDef):
 
     def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
         output = tuple(max(extents) for extents in zip(*inputs, strict=False))
-        fits = (
-            len(shape) == len(inputs[0]) and all(m in (1, n) for m, n in zip(shape, output, strict=True))
-            for shape in inputs
-        )
-        if not all(fits):
+        alike = all(len(shape) == len(output) for shape in inputs)
+        if not alike or any(m not in (1, n) for shape in inputs for m, n in zip(shape, output, strict=True)):
             raise OpError(f"inputs have shapes {list(inputs)}; {self.kind} takes equal ones, or extents of 1 to spread")
         return output
 
