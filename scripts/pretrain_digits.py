@@ -24,6 +24,7 @@ from sparseplan.atomic import write_npz
 from sparseplan.builder import init_parameters
 from sparseplan.errors import DataError, SparseplanError
 from sparseplan.run.trainer import TrainSettings, predict, train
+from sparseplan.steps import UpdateSet
 from sparseplan.tasks.classify import ClassificationTask, class_metrics
 from sparseplan.tasks.digits import SOURCE, digits_task, draw, pool
 from sparseplan.weights import Weights, read_weights
@@ -68,7 +69,7 @@ def pretrain(args: argparse.Namespace) -> None:
     images, classes = pool(pretraining=True)
     kept = slice(len(images) - HELD_OUT, None)
     seen = slice(0, len(images) - HELD_OUT)
-    everything = dict.fromkeys(network.parameters, 1.0)
+    everything = UpdateSet.all(network).fractions
     for turn in range(done, args.rounds):
         began = time.monotonic()
         lr = args.lr * max(0.5 * (1 + math.cos(math.pi * turn / args.rounds)), 0.02)

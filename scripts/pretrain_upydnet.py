@@ -24,6 +24,7 @@ from sparseplan.atomic import write_npz
 from sparseplan.builder import init_parameters
 from sparseplan.errors import DataError, SparseplanError
 from sparseplan.run.trainer import TrainSettings, predict, train
+from sparseplan.steps import UpdateSet
 from sparseplan.tasks.depth import DepthTask, depth_task
 from sparseplan.tasks.domains import SOURCE, TARGET
 from sparseplan.weights import Weights, read_weights
@@ -70,7 +71,7 @@ def pretrain(args: argparse.Namespace) -> None:
             print(f"drew {n} of {total} pictures, {time.monotonic() - began:.0f} s", flush=True)
 
     task = depth_task(args.seed, args.pictures, 1, 256, SOURCE, "dense", progress=drawing)
-    everything = dict.fromkeys(network.parameters, 1.0)
+    everything = UpdateSet.all(network).fractions
     for turn in range(done, args.rounds):
         lr = args.lr * max(0.5 * (1 + math.cos(math.pi * turn / args.rounds)), 0.02)
         settings = TrainSettings(

@@ -17,6 +17,7 @@ from sparseplan.planfile import read_plan, write_plan
 from sparseplan.problem import resolve_choices
 from sparseplan.report import describe, save_figure, summary
 from sparseplan.run import run
+from sparseplan.steps import UpdateSet
 from sparseplan.tables import table
 from sparseplan.tasks import get_task
 from sparseplan.value import squared_gradient_norm
@@ -86,7 +87,7 @@ def demo(
             f"gradients {same}\n"
         )
     updates = {f"planned, {b}": dict(p.update) for b, p in plans.items()}
-    updates["all parameters"] = dict.fromkeys(network.parameters, 1.0)
+    updates["all parameters"] = dict(UpdateSet.all(network).fractions)
     tell(f"## Adapting to the new place, labels from an 8×8 time-of-flight sensor, {seeds} seeds\n")
     checked = check(network, weights, updates, task, seeds=seeds, jobs=jobs, progress=progress)
     rows: list[list[object]] = [

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
-from sparseplan.ops import OpInfo, loss_def, op_def
+from sparseplan.ops import OpInfo, infos, loss_def, op_def
 
 #: fractions of a parameter's input channels that may be updated, by default
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
@@ -110,8 +110,9 @@ class UpdateSet:
 
     @staticmethod
     def all(network: Network) -> UpdateSet:
-        """Every parameter in whole."""
-        return UpdateSet(dict.fromkeys(network.parameters, 1.0))
+        """Every parameter that may be updated where nothing is said of it (see ``by_default``), in whole."""
+        reached = reached_by_gradient(network, infos(network))
+        return UpdateSet({p: 1.0 for p in network.parameters if by_default(network, reached, p)})
 
 
 @dataclass(frozen=True, slots=True)

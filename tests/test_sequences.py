@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from op_cases import resolved
 
 import sparseplan as sp
+from sparseplan.atomic import write_npz
 from sparseplan.builder import NetworkBuilder, init_parameters
+from sparseplan.cli import main
 from sparseplan.errors import DataError, NetworkError, OpError, ProblemError
 from sparseplan.importers.spec import from_dict, to_dict
 from sparseplan.inspection import inspect_rows
 from sparseplan.network import Network, Tensor
+from sparseplan.planfile import write_plan
 from sparseplan.run import TrainSettings, gradients, predict, run, train
 from sparseplan.run.runner import random_data
 from sparseplan.run.samples import Samples
+from sparseplan.steps import UpdateSet
 from sparseplan.testing import check_full_gradients
 from sparseplan.value import fisher_information
 from sparseplan.value.units import units_of
+from sparseplan.verify import verify
 
 LENGTH, WIDTH, HEADS = 4, 6, 2
 
@@ -141,6 +150,54 @@ def test_statistics_are_never_updated() -> None:
     assert set(network.parameters) - measured == {"batch_norm0.mean", "batch_norm0.var"}
     with pytest.raises(ProblemError, match=r"batch_norm0\.var"):
         sp.plan(network, "gap9", l2="1MB", loss="cross_entropy", must=["batch_norm0.var"])
+
+
+def normed() -> Network:
+    """Images of digits scaled by a constant, a batch-norm, ten classes."""
+    net = NetworkBuilder("normed")
+    x = net.op("const_mul", net.input("image", (1, 16, 16)), "scale", shape=(1, 1, 1))
+    x = net.relu(net.op("batch_norm", net.conv(x, 2, 3, stride=4, name="stem"), "norm"))
+    return net.build(net.linear(net.op("flatten", x), 10, name="classes"))
+
+
+FIXED = {"scale.weight", "norm.mean", "norm.var"}
+
+
+def test_a_full_update_leaves_alone_what_is_never_updated(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    network = normed()
+    assert UpdateSet.all(network).fractions.keys() == set(network.parameters) - FIXED
+    weights = init_parameters(network, 1)
+    write_npz(tmp_path / "start.npz", weights)
+    write_plan(sp.plan(network, "gap9", l2="64kB", loss="cross_entropy"), tmp_path / "plan.json")
+    asked = ["--task", "digits", "--weights", str(tmp_path / "start.npz"), "--epochs", "1", "--seeds", "1"]
+    assert main(["check", str(tmp_path / "plan.json"), "--full", "--jobs", "1", *asked]) == 0
+    assert "full (1 seeds)" in capsys.readouterr().out
+    x, target = random_data(network, "cross_entropy", 2, 0)
+    trained = train(
+        network,
+        weights,
+        UpdateSet.all(network).fractions,
+        x,
+        target,
+        TrainSettings(loss="cross_entropy", lr=0.1, epochs=1),
+    )
+    same = {p for p, a in trained.parameters.items() if np.array_equal(a, weights[p])}
+    assert same == FIXED
+
+
+def test_the_verifier_finds_an_update_of_what_is_never_updated() -> None:
+    network = normed()
+    plan = sp.plan(network, "gap9", l2="64kB", loss="cross_entropy")
+    for p in sorted(FIXED):
+        update = {**plan.update, p: 1.0}
+        found = verify(plan.problem, replace(plan, update=update))
+        assert any(v.kind == "decision" and p in v.where for v in found), p
+        # nor where a problem allows it, which no checked one does
+        problem = copy(plan.problem)
+        object.__setattr__(problem, "choices", {**plan.problem.choices, p: (1.0,)})
+        object.__setattr__(problem, "values", {**plan.problem.values, p: {1.0: 0.0}})
+        found = verify(problem, replace(plan, update=update))
+        assert any(v.kind == "decision" and p in v.where and "never is" in v.message for v in found), p
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("plan", help="plan file")
     _task_argument(sub)
     sub.add_argument("--weights", help="npz of parameters to start from (default: the zoo's pretrained ones)")
-    sub.add_argument("--full", action="store_true", help="also train all parameters, for comparison")
+    sub.add_argument("--full", action="store_true", help="also train every parameter that can be updated")
     sub.add_argument("--arena", action="store_true", help="train inside the plan's arena, as the plan says, to the end")
     _training_arguments(sub)
 

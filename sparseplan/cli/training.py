@@ -29,6 +29,7 @@ from sparseplan.planfile import read_plan
 from sparseplan.problem import match, resolve_choices
 from sparseplan.run import plan_settings
 from sparseplan.run.settings import TrainSettings
+from sparseplan.steps import UpdateSet
 from sparseplan.tables import table
 from sparseplan.tasks import Task
 from sparseplan.value import VALUES
@@ -47,7 +48,8 @@ def check(args: argparse.Namespace) -> int:
     # in the arena, the plan says itself what is updated
     sets = {} if args.arena else {"planned": dict(plan.update)}
     if args.full:
-        sets["full"] = dict.fromkeys(plan.problem.network.parameters, 1.0)
+        # what the problem allows beyond that was asked for: int8 parameters
+        sets["full"] = {**UpdateSet.all(net).fractions, **dict.fromkeys(plan.problem.choices, 1.0)}
     settings = _arena_settings(args, plan, task) if args.arena else training_settings(args, task.settings)
     result: CheckReport = check_sets(
         net, weights, sets, task, seeds=args.seeds, jobs=args.jobs, settings=settings, store=args.store,

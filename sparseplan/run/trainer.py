@@ -24,7 +24,7 @@ from sparseplan.run.execute import Clock, Executor
 from sparseplan.run.fitting import Augment, Progress, TrainResult, Validation, by_array, check_data, fit, weights_of
 from sparseplan.run.forward import predict
 from sparseplan.run.settings import EarlyStopping, TrainSettings
-from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet, by_default, reached_by_gradient
+from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet
 
 __all__ = [
     "Augment",
@@ -161,8 +161,7 @@ def gradients(
         ProblemError: an update that is not possible.
     """
     if update is None:
-        reached = reached_by_gradient(network, infos(network))
-        update = {p: 1.0 for p in network.parameters if by_default(network, reached, p)}
+        update = UpdateSet.all(network).fractions
     settings = TrainSettings(loss=loss, loss_attrs=loss_attrs or {}, optimizer="sgd", dtype=dtype)
     arrays, labels = check_data(network, x, target, loss)
     return Trainer(network, params, update, settings).gradients(arrays, labels)

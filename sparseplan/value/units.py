@@ -8,8 +8,8 @@ from typing import Any
 
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
-from sparseplan.ops import op_def
 from sparseplan.problem import match
+from sparseplan.steps import UpdateSet
 from sparseplan.value.common import Choices
 
 #: how ``units_of`` can cut a network by itself
@@ -51,17 +51,14 @@ def units_of(
     Args:
         by: ``parameter``; ``layer`` (the parameters of one op); ``block`` (ops whose names share what
             stands before the first dot); or a mapping from a unit's name to its shell-style patterns.
-        choices: parameters that may be updated; others are left out. None: all that are neither int8 nor
-            never updated (a batch-norm's statistics).
+        choices: parameters that may be updated; others are left out. None: all that can be updated,
+            int8 ones aside.
 
     Raises:
         ProblemError: an unknown ``by``, a pattern that matches nothing, a parameter in two units, a
             unit of which nothing may be updated.
     """
-    allowed = [
-        p for p in network.parameters
-        if network.tensor[p].dtype != "int8" and all(op_def(op.kind).updatable(slot) for op, slot in network.users[p])
-    ]  # fmt: skip
+    allowed = list(UpdateSet.all(network).fractions)
     if choices is not None:
         for p in choices:
             if p not in network.owner:

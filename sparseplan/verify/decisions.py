@@ -138,6 +138,9 @@ def check_reach(facts: Facts, findings: Findings) -> None:
         op, _ = facts.users(p)[0]
         if op.name not in facts.relevant or op.output not in facts.reached:
             findings.add("decision", f"parameter {p}", f"is updated, but no gradient reaches op {op.name!r}")
+        for user, slot in facts.network.users.get(p, ()):
+            if not facts.defs[user.name].updatable(slot):
+                findings.add("decision", f"parameter {p}", f"is updated, but as {slot} of op {user.name!r} never is")
 
 
 def check_unsolved(problem: Problem, plan: Plan, findings: Findings) -> None:
