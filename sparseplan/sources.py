@@ -6,8 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sparseplan import importers, zoo
 from sparseplan.errors import NetworkError
+from sparseplan.fold import fold_affine
 from sparseplan.importers.draft import Imported
 from sparseplan.importers.spec import read_spec
 from sparseplan.network import Network
@@ -65,6 +68,22 @@ def imported(
     found = network(source)
     known = pretrained(found) if found.name in PRETRAINED and text in zoo.NETWORKS else {}
     return Imported(found, known)
+
+
+def folded(found: Imported) -> Imported:
+    """The same function with batch-norms and affines folded into the layers before them, as networks are deployed.
+
+    Raises:
+        NetworkError: its parameters are not known.
+    """
+    if not found.weights:
+        raise NetworkError(f"network {found.network.name!r} comes without parameters, which folding changes")
+    net, weights = fold_affine(found.network, found.weights)
+    gone = len(found.network.ops) - len(net.ops)
+    notes = (*found.notes, f"{gone} norms are folded into the layers before them")
+    layouts = {p: axes for p, axes in found.layouts.items() if p in weights}
+    kept = tuple(p for p in found.fixed if p in weights)
+    return Imported(net, {p: a.astype(np.float32) for p, a in weights.items()}, layouts, notes, kept)
 
 
 def _is_onnx(text: str) -> bool:

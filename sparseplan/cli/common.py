@@ -19,7 +19,7 @@ from sparseplan.network import Network
 from sparseplan.problem import SAVINGS, Problem, resolve_choices
 from sparseplan.run.schedules import DROPS, LrSchedule
 from sparseplan.run.settings import EarlyStopping, TrainSettings
-from sparseplan.sources import imported
+from sparseplan.sources import folded, imported
 from sparseplan.tasks import Task, get_task
 from sparseplan.value import VALUES, get_value
 from sparseplan.value.units import Unit, units_of
@@ -70,6 +70,7 @@ def origin_of(args: argparse.Namespace) -> Imported:
         progress(f"reading {args.network}")
         known = imported(args.network, shapes=dict(map(_shape, args.shape)), fixed=dict(map(_fixed, args.fix)),
                          outputs=args.output or None)  # fmt: skip
+        known = folded(known) if args.fold else known
         progress_end()
         for note in known.notes:
             print(f"note: {note}", file=sys.stderr)

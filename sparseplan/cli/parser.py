@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--network", metavar="NET", help="for torch: what the plan's network was imported from, if axes "
                      "of its parameters were moved (the import notes it)")  # fmt: skip
-    sub.set_defaults(shape=[], fix=[], output=[])
+    sub.set_defaults(shape=[], fix=[], output=[], fold=False)
     sub.add_argument("--lr", type=float, default=0.01, help="learning rate in c (default %(default)s)")
     sub.add_argument("--seed", type=_seed, default=0)
 
@@ -139,6 +139,7 @@ def _network_argument(sub: argparse.ArgumentParser) -> None:
                      help="make an input of an ONNX file a constant, such as sr=16000 (repeatable)")  # fmt: skip
     sub.add_argument("--output", action="append", default=[], metavar="TENSOR",
                      help="the tensor that the loss is on (default: the file's first output; repeatable)")  # fmt: skip
+    sub.add_argument("--fold", action="store_true", help="fold batch-norms into the layers before them")
 
 
 def _plan_arguments(sub: argparse.ArgumentParser) -> None:
