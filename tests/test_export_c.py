@@ -396,7 +396,7 @@ def test_a_kind_without_a_kernel_is_named_before_anything_is_written(
         ({"lr": -1}, "lr=-1 must be a number, at least 0"),
         ({"momentum": 1.0}, "momentum=1.0 must be a number at least 0 and below 1.0"),
         ({"betas": (0.9, 2)}, r"betas\[1\]=2 must be"),
-        ({"eps": 0}, "eps=0 must be a number above 0"),
+        ({"eps": 0}, "eps=0 must be a number at least 1.4e-45"),
     ],
 )
 def test_settings_out_of_range(given: dict[str, Any], text: str) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from sparseplan.atomic import check_writable, write_text
 from sparseplan.builder import check_parameters
 from sparseplan.errors import ExportError, OutputError
 from sparseplan.exporters.c.calls import Call
-from sparseplan.exporters.c.lowering import Hyper, Lowering
+from sparseplan.exporters.c.lowering import MOST_FLOAT, Hyper, Lowering
 from sparseplan.exporters.c.storage import encoded
 from sparseplan.exporters.c.text import Argument, Parameter, Program, header, identifier, source
 from sparseplan.plan import Plan
@@ -30,6 +29,12 @@ from sparseplan.verify import verify
 
 __all__ = ["CExport", "export", "generate"]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+#: headers of C's library: with the folder on the include path, a file of that name would be read instead
+_HEADERS = {
+    "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale", "math",
+    "setjmp", "signal", "stdalign", "stdarg", "stdatomic", "stdbool", "stddef", "stdint", "stdio", "stdlib",
+    "stdnoreturn", "string", "tgmath", "threads", "time", "uchar", "wchar", "wctype",
+}  # fmt: skip
 #: what tables can number
 _MOST_STEPS, _MOST_BYTES = 2**16 - 1, 2**32 - 1
 
@@ -85,9 +90,13 @@ def export(
     made = generate(
         plan, parameters, name=name, lr=lr, momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay
     )
+    if not os.fspath(folder):
+        raise OutputError("folder='' is empty; name a folder, '.' for the one you are in")
     where = Path(folder)
     try:
         where.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"cannot make folder {os.fspath(folder)!r}: it is a file; name a folder") from None
     except OSError as error:
         raise OutputError(f"cannot make folder {os.fspath(folder)!r}: {error.strerror or error}") from None
     files = (where / f"{name}.h", where / f"{name}.c")
@@ -116,8 +125,10 @@ def generate(
         raise ExportError(f"name={name!r} is no C identifier; give letters, digits and _, beginning with a letter")
     if name.lower() == "sp" or name.lower().startswith("sp_"):
         raise ExportError(f"name={name!r} begins as the names inside of the generated file do; give another")
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < math.inf:
-        raise ExportError(f"lr={lr!r} must be a number, at least 0")
+    if name.lower() in _HEADERS:
+        raise ExportError(f"name={name!r}: {name}.h would hide <{name.lower()}.h> of the C library; give another")
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr <= MOST_FLOAT:
+        raise ExportError(f"lr={lr!r} must be a number, at least 0 and at most {MOST_FLOAT:.4g}")
     hyper = Hyper(momentum, betas, eps, weight_decay)
     check_parameters(plan.network, parameters)
     findings = verify(plan.problem, plan)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from sparseplan.dtypes import bytes_of
 from sparseplan.errors import ExportError, near
 from sparseplan.exporters.c import dense, norms, pointwise, shapes
@@ -22,6 +24,8 @@ FAMILIES = (pointwise, dense, shapes, norms)
 _LOSSES: Mapping[str, tuple[str, ...]] = {
     "l1": (), "mse": (), "huber": ("delta",), "berhu": ("fraction",), "cross_entropy": (),
 }  # fmt: skip
+#: largest and smallest of the float32 that kernels compute in (the least that is not zero when it is rounded)
+MOST_FLOAT, _LEAST_FLOAT = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,10 @@ class Hyper:
         checks += [(f"betas[{i}]", b, 1.0) for i, b in enumerate(self.betas)]
         for name, value, below in checks:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not 0 <= value < below or (name == "eps" and value == 0):
-                least = "above 0" if name == "eps" else "at least 0"
-                raise ExportError(f"{name}={value!r} must be a number {least} and below {below}")
+            least = _LEAST_FLOAT if name == "eps" else 0
+            if not number or not least <= value <= MOST_FLOAT or value >= below:
+                most = f"below {below}" if below < math.inf else f"at most {MOST_FLOAT:.4g}"
+                raise ExportError(f"{name}={value!r} must be a number at least {least:.3g} and {most}")
 
     def floats(self, optimizer: str) -> tuple[float, ...]:
         """What an update's kernel is given."""

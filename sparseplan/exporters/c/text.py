@@ -90,7 +90,8 @@ def identifier(text: str) -> str:
 
 def float_literal(x: float) -> str:
     """A C constant of the float32 nearest to ``x``."""
-    value = np.float32(x)
+    with np.errstate(over="ignore"):
+        value = np.float32(x)
     if np.isinf(value):
         return "INFINITY" if value > 0 else "-INFINITY"
     digits = str(value)  # the shortest that reads back as the same float32
@@ -176,8 +177,9 @@ def header(p: Program) -> str:
         f"#define {upper}_LEARNING_RATE {float_literal(p.lr)}",
     ]  # fmt: skip
     for a in p.arguments:
-        count = math.prod(next(v.shape for v in plan.values if v.name == a.tensor))
-        lines.append(f"#define {upper}_{a.name.upper()}_ELEMENTS {count}")
+        shape = next(v.shape for v in plan.values if v.name == a.tensor)
+        shown = " x ".join(map(str, shape))
+        lines.append(f"#define {upper}_{a.name.upper()}_ELEMENTS {math.prod(shape)} /* {shown} */")
     text = "\n".join(lines) + "\n\n"
     text += (
         "/* Parameters by number: name, elements, whether updated (and then of `axis` the first `kept` of `of`). */\n"
@@ -189,6 +191,10 @@ def header(p: Program) -> str:
     text += _macro(f"{upper}_EACH_BUFFER", [
         f"{_string(b.value)}, {b.lo}, {b.level}, {b.offset}, {b.bytes}, {b.start}, {b.stop}"
         for b in sorted(plan.buffers, key=lambda b: (LEVELS.index(b.level), b.offset, b.start, b.value))
+    ])  # fmt: skip
+    text += "\n/* Steps in their order: name, bytes of L2 that are taken meanwhile. */\n"
+    text += _macro(f"{upper}_EACH_STEP", [
+        f"{_string(s.name)}, {taken}" for s, taken in zip(plan.steps, plan.bytes_at(), strict=True)
     ])  # fmt: skip
     text += '\n#ifdef __cplusplus\nextern "C" {\n#endif\n'
     text += "".join(f"\n/* {told} */\n{prototype};\n" for prototype, told in _prototypes(p))
@@ -374,6 +380,9 @@ def source(p: Program) -> str:
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the images below are little-endian"
+#endif
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "a missing label is NaN: compile without -ffast-math and -ffinite-math-only"
 #endif
 #if defined(__GNUC__) && defined(__ELF__)
 #define SP_PLACED(section_name) __attribute__((aligned({align}), section(section_name)))

@@ -38,7 +38,7 @@ static void sp_pack(const sp_args *a) {
             }
         if (most > 0.0f) {
             scale = most / 127.0f;
-            if (scale > 0x1.020406p+121f) scale = 0x1.020406p+121f; /* of which 127 are finite */
+            if (scale > 2.6793884e+36f) scale = 2.6793884e+36f; /* of which 127 are finite */
             if (scale == 0.0f) scale = 1.0f;
         }
         sp_put(&sp_views[a->w[1]], 0, c, scale);
