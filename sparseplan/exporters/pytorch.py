@@ -46,7 +46,8 @@ def table(plan: Plan, layouts: Mapping[str, Sequence[int]] | None = None) -> tup
             continue
         fraction, shape = plan.update[name], network.tensor[name].shape
         layout = tuple(given[name]) if name in given else None
-        if layout is not None and sorted(layout) != list(range(len(shape))):
+        merged = layout is not None and fraction == 1 and len(layout) > len(shape)
+        if layout is not None and sorted(layout) != list(range(len(layout) if merged else len(shape))):
             raise ExportError(f"layout of {name!r}={layout} is no permutation of the axes of shape {shape}")
         axis = keep = None
         if fraction < 1:

@@ -79,6 +79,8 @@ class Draft:
         self.scope = ""
         #: whether a name is a learned number's, rather than that of a number in a formula
         self.learned: Callable[[str], bool] = bool
+        #: whether a name is a parameter's, rather than a buffer's, which no training updates
+        self.trained: Callable[[str], bool] = bool
 
     # -- names --------------------------------------------------------------------------------
     def note(self, text: str) -> None:
@@ -138,7 +140,7 @@ class Draft:
         name = self.free_name(*wanted, f"{self.scope}.{kind}" if self.scope else kind)
         slots = {slot: self._parameter(k, f"{name}.{slot}") for slot, k in given.items()}
         for slot, known in given.items():
-            if known.name is None and op_def(kind).updatable(slot):
+            if (known.name is None or not self.trained(known.name)) and op_def(kind).updatable(slot):
                 self.fixed.append(slots[slot])
         made = self.net.op(kind, tuple(inputs), name, slots, **attrs)
         for slot, parameter in slots.items():
@@ -171,14 +173,9 @@ class Draft:
         self._names.add(name)
         if known.scale is not None:
             self.store(name, "int8", known.scale)
-        # extents of 1 that came or went move nothing
-        if (
-            known.name
-            and known.layout is not None
-            and len(known.layout) == array.ndim
-            and known.layout != tuple(range(array.ndim))
-        ):
-            self.layouts[name] = known.layout
+        layout = known.told(array.ndim) if known.name else None
+        if layout is not None:
+            self.layouts[name] = layout
         return name
 
     def view(self, tensor: str, shape: Shape) -> str:
@@ -206,6 +203,8 @@ class Draft:
         """A value as a tensor of the network: a constant becomes an op without inputs."""
         if isinstance(value, Made):
             return value
+        if value.source is not None:
+            return value.source()
         shape = sample(value.shape)
         kind = "parameter" if value.name else "constant"
         return self.wrap(self.op(kind, [], {"weight": value.reshaped(shape)}, shape=shape), value.shape)
@@ -256,7 +255,7 @@ class Draft:
             return Known(a.array + b.array if kind == "add" else a.array * b.array)
         if isinstance(a, Known):
             a, b = b, a
-        if isinstance(a, Known) or isinstance(b, Made):
+        if isinstance(a, Known) or isinstance(b, Made) or b.source is not None:
             return self.elementwise(kind, (a, b))
         if b.array.size == 1 and not (b.name and self.learned(b.name)):
             number = float(b.array.reshape(()))

@@ -105,7 +105,17 @@ def _model(path: Path) -> Model:
             f"is of opset {opsets['']}, but the onnx installed knows {newest} at most; install a newer one"
         )
     graph = GraphReader(Folder(path.absolute().parent)).graph(proto.graph)
-    return Model(graph, opsets, int(proto.ir_version))
+    return Model(graph, opsets, int(proto.ir_version), text_of(proto.producer_name), _kinds(proto.graph))
+
+
+def _kinds(graph: Any) -> dict[str, str]:
+    """What torch.onnx's newer exporter says that initialisers were."""
+    return {
+        text_of(value.name): text_of(entry.value)
+        for value in graph.value_info
+        for entry in value.metadata_props
+        if entry.key == "pkg.torch.export.graph_signature.InputSpec.kind"
+    }
 
 
 def _imported(
@@ -123,7 +133,8 @@ def _imported(
     graph = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *wanted))))
     model = replace(model, graph=graph)
     draft = Draft("".join(c if c.isprintable() else "_" for c in name)[:128])
-    draft.learned = _learned
+    draft.learned = lambda name: _learned(name, model)
+    draft.trained = lambda name: model.kinds.get(name) in (None, "PARAMETER")
     draft.reserve(_constants(graph))
     integers: set[str] = set()
     scope = Scope(graph)
@@ -270,7 +281,11 @@ def _full_shape(port: Port, given: Sequence[int] | None, symbols: Mapping[str, i
     return tuple(made)
 
 
-def _learned(name: str) -> bool:
+def _learned(name: str, model: Model) -> bool:
     """Whether a scalar of that name was learned: frameworks name parameters by module and attribute
-    (``block1.scale``, ``mobile_one_block_0.w_0``), and numbers of formulas by what made them."""
-    return "." in name and "/" not in name and "const" not in name.lower()
+    (``block1.scale``, ``mobile_one_block_0.w_0``), and numbers of formulas by what made them. Parameters of a
+    PyTorch module itself have an attribute's name alone (``scale``), and what was folded has ``::`` or a number."""
+    if model.kinds:
+        return model.kinds.get(name) == "PARAMETER"
+    plain = "/" not in name and "const" not in name.lower()
+    return plain and ("." in name or (model.producer == "pytorch" and name.isidentifier()))

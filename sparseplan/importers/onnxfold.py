@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -422,9 +423,23 @@ def named(call: Call, x: Known) -> Known:
     if op == "Cast":
         made = cast(x.array, call.integer("to"))
         whole = made.dtype.kind != x.array.dtype.kind
-        return Known(made, None if whole else x.name, None if whole else x.layout)
+        return Known(made) if whole else replace(x, array=made, scale=None, source=None)
     return x
 
+
+def whole(call: Call, x: Known) -> Known | None:
+    """What a selection takes of a parameter, if that is all of it in its order: the parameter that it was."""
+    if len(call.node.outputs) != 1 or (call.node.op == "Concat" and len(call.values) > 1):
+        return None
+    numbers = np.arange(x.array.size).reshape(x.shape)
+    made = FOLDS[call.node.op](replace(call, values=(Known(numbers), *call.values[1:])))
+    if not isinstance(made, np.ndarray) or made.size != numbers.size or (made.reshape(-1) != numbers.reshape(-1)).any():
+        return None
+    return x.reshaped(made.shape)
+
+
+#: ops that take entries of a constant input; where they take all, it stays the parameter that it is
+SELECTS = frozenset(("Concat", "Expand", "Gather", "Slice", "Split", "Tile"))
 
 #: ops whose constant input stays the parameter that it is
 NAMED = frozenset(("Identity", "Dropout", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Cast"))
@@ -467,11 +482,14 @@ FOLDS: dict[str, Fold] = {
     "Pow": _binary(_pow, same=False),
     "Range": _range,
     "Reciprocal": _unary(np.reciprocal),
+    "ReduceL1": _reduce(lambda x, **over: np.sum(np.abs(x), **over)),
+    "ReduceL2": _reduce(lambda x, **over: np.sqrt(np.sum(np.square(x), **over))),
     "ReduceMax": _reduce(np.max),
     "ReduceMean": _reduce(np.mean),
     "ReduceMin": _reduce(np.min),
     "ReduceProd": _reduce(np.prod),
     "ReduceSum": _reduce(np.sum),
+    "ReduceSumSquare": _reduce(lambda x, **over: np.sum(np.square(x), **over)),
     "Reshape": _reshape,
     "Round": _unary(np.round),
     "Shape": lambda call: shape_of(call, call.array(0).shape),

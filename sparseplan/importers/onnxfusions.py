@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made, Value, axis_of
 from sparseplan.importers.onnxcall import Held
 from sparseplan.importers.onnxgraph import Graph, Node
@@ -254,7 +255,32 @@ def scale_and_shift(node: Node, graph: Graph, find: Find) -> Found | None:
     constants = [c for c in (find(other), find(plus[0])) if c is not None]
     if not (math.isfinite(factor) and math.isfinite(shift)) or any(len(c.shape) > x.rank for c in constants):
         return None
-    return Found(path.nodes, plus[1], lambda draft: draft.same("scale_shift", x, scale=factor, shift=shift))
+
+    def make(draft: Draft) -> Value:
+        if any(c.name and draft.learned(c.name) for c in constants if isinstance(c, Known)):
+            raise NetworkError("one of the numbers was learned")
+        return draft.same("scale_shift", x, scale=factor, shift=shift)
+
+    return Found(path.nodes, plus[1], make)
+
+
+def softplus(node: Node, graph: Graph, find: Find) -> Found | None:
+    """``x`` where it is greater than 20 or so, else Softplus of it: in fp32 the same. Begins at Greater."""
+    path = _Path(graph, find, node)
+    choice = path.only_reader(node.outputs[0])
+    if choice is None or choice.op != "Where" or len(choice.inputs) != 3 or choice.inputs[0] != node.outputs[0]:
+        return None
+    x, soft = _tensor(find, choice.inputs[1]), _tensor(find, choice.inputs[2])
+    if x is None or soft is None or find(node.inputs[0]) != x or (path.number(node.inputs[1]) or 0.0) < 17:
+        return None
+
+    def make(draft: Draft) -> Value:
+        op = next((op for op in reversed(draft.net.parts()[2]) if op.output == soft.tensor), None)
+        if op is None or (op.kind, op.inputs) != ("softplus", (x.tensor,)):
+            raise NetworkError("no softplus of the same")
+        return soft
+
+    return Found([node, choice], choice.outputs[0], make)
 
 
 Pattern = Callable[[Node, Graph, Find], "Found | None"]
@@ -264,6 +290,7 @@ FUSIONS: dict[str, tuple[Pattern, ...]] = {
     "Div": (gelu, scale_and_shift),
     "Mul": (gelu, scale_and_shift),
     "ReduceMean": (layer_norm,),
+    "Greater": (softplus,),
     "Sigmoid": (silu,),
     "HardSigmoid": (hard_gate,),
     "Add": (hard_swish,),

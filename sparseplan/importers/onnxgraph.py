@@ -106,11 +106,16 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A file: its graph, and the opset of every domain (ONNX's own: ``""``)."""
+    """A file: its graph, the opset of every domain (ONNX's own: ``""``), who wrote it.
+
+    ``kinds`` says of initialisers what they were, where the exporter tells it (``PARAMETER``, ``BUFFER`` …).
+    """
 
     graph: Graph
     opsets: Mapping[str, int]
     ir_version: int
+    producer: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 class GraphReader:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,7 @@ from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made
 from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Unknown, Unsupported, is_float
 from sparseplan.importers.onnxdata import dtype_of
-from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, named, shape_of
+from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, SELECTS, named, shape_of, whole
 from sparseplan.importers.onnxfusions import FUSIONS, Found
 from sparseplan.importers.onnxgraph import Graph, Model, Node, captured, short
 from sparseplan.importers.onnxopaque import Stated, macs_of, outputs_of
@@ -146,12 +146,19 @@ class Walker:
     def _fold(self, call: Call) -> Sequence[Held] | None:
         """A node of constants alone, computed; None where it cannot be."""
         node = call.node
-        if node.op in NAMED and call.values and not call.integer("training_mode", 0):
-            return [named(call, call.known(0))]
+        first = call.known(0) if call.values else None
+        if node.op in NAMED and first is not None and not call.integer("training_mode", 0):
+            moved = named(call, first)
+            return [replace(moved, source=self._later(call)) if first.source is not None else moved]
         if node.op not in FOLDS:
             return None
         try:
             with np.errstate(all="ignore"):
+                parameter = first is not None and (first.name or first.source) and is_float(first.array.dtype)
+                if node.op in SELECTS and first is not None and first.name and parameter:
+                    kept = whole(call, first)
+                    if kept is not None:
+                        return [kept]
                 made = FOLDS[node.op](call)
         except Unsupported:
             return None
@@ -164,7 +171,23 @@ class Walker:
         if node.op == "Constant":  # exporters put weights there, too
             name = node.outputs[0] if arrays[0].ndim and arrays[0].dtype.kind == "f" else None
             return [Known(arrays[0], name)]
+        if parameter and node.op in ("Slice", "Gather") and len(arrays) == 1:  # a part of it may be a tensor, too
+            return [Known(arrays[0], source=self._later(call))]
         return [Known(a) for a in arrays]
+
+    def _later(self, call: Call) -> Callable[[], Made]:
+        """A constant's node as ops of the network, made when they are asked for; once."""
+        made: list[Made] = []
+
+        def source() -> Made:
+            if not made:
+                value = RULES[call.node.op](call)
+                if not isinstance(value, (Known, Made)):  # a rule of other ops than those that move entries
+                    raise NetworkError(f"{call.node.title} makes no tensor")
+                made.append(self.draft.made(value))
+            return made[0]
+
+        return source
 
     def _rule(self, call: Call, scope: Scope) -> Sequence[Held]:
         node, rule = call.node, RULES.get(call.node.op)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -49,14 +49,19 @@ class Known:
 
     Attributes:
         name: of the parameter that it is; None for what was computed, which is never updated.
-        layout: permutation of axes since the origin, or None.
+        layout: permutation of the origin's axes that leads to the order in which the elements are, or None.
         scale: value of one quantum where it is stored in 8 bits (``array`` holds the values), or None.
+        source: makes the tensor of a network that a part of a parameter is, so that the parameter is learned
+            where a tensor will do; None where the constant is all there is.
+        origin: shape of the parameter in the graph, where it was another since; None where it is this one.
     """
 
     array: Array
     name: str | None = None
     layout: tuple[int, ...] | None = None
     scale: float | None = None
+    source: Callable[[], Made] | None = None
+    origin: Shape | None = None
 
     @property
     def shape(self) -> Shape:
@@ -65,14 +70,54 @@ class Known:
 
     def reshaped(self, shape: Shape) -> Known:
         """The same elements under another shape."""
-        return Known(self.array.reshape(shape), self.name, self.layout, self.scale)
+        origin = self.array.shape if self.origin is None else self.origin
+        return Known(self.array.reshape(shape), self.name, self.layout, self.scale, None, origin)
 
     def transposed(self, perm: Sequence[int]) -> Known:
-        """With axes permuted; a permutation of a permutation keeps its name only if it can be told."""
+        """With axes permuted; if they are not the origin's, nor several of these, it is another parameter."""
         array = self.array.transpose(tuple(perm))
-        if self.layout is not None:
-            return Known(array, self.name, tuple(self.layout[i] for i in perm), self.scale)
-        return Known(array, self.name, tuple(perm), self.scale)
+        origin = self.array.shape if self.origin is None else self.origin
+        layout = tuple(range(len(origin))) if self.layout is None else self.layout
+        groups = _groups(self.array.shape, layout, origin)
+        if groups is None:
+            return Known(array, self.name and f"{self.name}.moved", None, self.scale)
+        moved = tuple(i for axis in perm for i in groups[axis])
+        return Known(array, self.name, moved, self.scale, None, origin)
+
+    def told(self, axes: int) -> tuple[int, ...] | None:
+        """The layout as a parameter of so many axes has it; None where nothing moved. Extents of 1 move nothing."""
+        if self.layout is None or self.layout == tuple(range(len(self.layout))):
+            return None
+        origin = self.array.shape if self.origin is None else self.origin
+        long = [i for i in self.layout if origin[i] != 1]
+        if long == sorted(long):
+            return self.layout if len(self.layout) == axes else None
+        if len(self.layout) != axes == len(long):  # the others came or went
+            return tuple(sorted(long).index(i) for i in long)
+        return self.layout
+
+
+def _groups(shape: Shape, layout: Sequence[int], origin: Shape) -> list[tuple[int, ...]] | None:
+    """For each axis of ``shape`` the axes of the origin that it holds, in order; None where it cuts one."""
+    if not shape:
+        return []
+    rest, groups = list(layout), list[tuple[int, ...]]()
+    for extent in shape:
+        held, taken = 1, list[int]()
+        while held < extent and rest:
+            taken.append(rest.pop(0))
+            held *= origin[taken[-1]]
+        if held != extent:
+            return None
+        groups.append(tuple(taken))
+    if any(origin[i] != 1 for i in rest):
+        return None
+    # extents of 1 that are left belong anywhere; where an axis of 1 has none, it is one of them
+    for axis, (extent, group) in enumerate(zip(shape, groups, strict=True)):
+        if extent == 1 and not group and rest:
+            groups[axis] = (rest.pop(0),)
+    groups[-1] += tuple(rest)
+    return groups
 
 
 @dataclass(frozen=True, slots=True)

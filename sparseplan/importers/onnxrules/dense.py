@@ -133,9 +133,12 @@ def _einsum(call: Call) -> Held:
     lead = (over(batch),) if batch else ()
     first = laid(values[0], a, [*batch, *rows, *summed], (*lead, over(rows), over(summed)))
     second = laid(values[1], b, [*batch, *summed, *columns], (*lead, over(summed), over(columns)))
-    if isinstance(second, Known) and len(b) > 2:
-        second = Known(second.array)  # of another shape than its origin's
-    made = product(draft, first, second)
+    constant = values[1]
+    if isinstance(constant, Known) and isinstance(first, Made) and not batch:  # a linear layer's weight, axes merged
+        turned = constant.transposed([b.index(i) for i in (*columns, *summed)])
+        made = draft.linear(first, turned.reshaped((over(columns), over(summed))))
+    else:
+        made = product(draft, first, second)
     order = [*batch, *rows, *columns]
     whole = draft.reshape(made, tuple(extents[i] for i in order))
     return draft.transpose(whole, [order.index(i) for i in out])

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sparseplan.importers.draft import HUGE, Known, Made, Value, broadcast
+from sparseplan.importers.draft import HUGE, Draft, Known, Made, Value, broadcast
 from sparseplan.importers.onnxcall import Call, Held, Rule, Unsupported, is_float
 
 
@@ -112,12 +112,19 @@ def _mul(call: Call) -> Held:
     return call.draft.mul(a, b)
 
 
+def _of_formula(draft: Draft, known: Known) -> bool:
+    """Whether a constant is a number of a formula, or was computed: nothing that is learned."""
+    if known.name is None:
+        return known.source is None
+    return known.array.size == 1 and not draft.learned(known.name)
+
+
 def _sub(call: Call) -> Held:
     a, b = _pair(call)
     draft = call.draft
-    if isinstance(b, Known) and (b.name is None or b.array.size == 1):
+    if isinstance(b, Known) and _of_formula(draft, b):
         return draft.add(a, Known(-b.array))
-    if isinstance(a, Known) and isinstance(b, Made) and (a.name is None or a.array.size == 1):
+    if isinstance(a, Known) and isinstance(b, Made) and _of_formula(draft, a):
         if a.array.size == 1:
             made = draft.reshape(b, broadcast(a.shape, b.shape))
             return draft.same("scale_shift", made, scale=-1.0, shift=float(a.array.reshape(())))
@@ -128,7 +135,7 @@ def _sub(call: Call) -> Held:
 def _div(call: Call) -> Held:
     a, b = _pair(call)
     draft = call.draft
-    if isinstance(b, Known) and (b.name is None or b.array.size == 1) and b.array.all():
+    if isinstance(b, Known) and _of_formula(draft, b) and b.array.all():
         inverse = (1 / b.array.astype(np.float64)).astype(np.float32)
         if np.isfinite(inverse).all():
             return draft.mul(a, Known(inverse))

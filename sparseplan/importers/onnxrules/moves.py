@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sparseplan.importers.draft import Draft, Known, Made, Shape, axis_of
@@ -94,6 +96,10 @@ def cast_to(call: Call, held: Held, to: np.dtype[np.generic]) -> Held:
     """A value as another type: nothing is done among floats, nor from integers."""
     if isinstance(held, OneHot):
         return held
+    if isinstance(held, Known):  # like a tensor, of which only the type matters
+        made = held.array.astype(to)
+        floats = is_float(to) and is_float(held.array.dtype)
+        return replace(held, array=made, scale=None, source=None) if floats else Known(made)
     source = call.dtypes[0]
     if is_ids(call.draft, held):
         if not is_float(to) and to.kind in "iu":
