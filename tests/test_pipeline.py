@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,10 @@ import sparseplan as sp
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.pipeline import Candidate, Effort, Pipeline, solve
+from sparseplan.solve.place import Placement
+from sparseplan.solve.select import Decisions
+from sparseplan.testing.peers import greedy
 from sparseplan.verify import verify
 
 
@@ -39,6 +43,45 @@ def test_short_of_time_there_is_still_a_plan(net: Network) -> None:
     assert plan.bound >= plan.objective
     assert math.isfinite(plan.bound)
     assert plan.peak_bytes["L2"] <= 637_530
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_cut_short_a_plan_is_no_worse_than_greedy(share: float) -> None:
+    """Without any work by the solver."""
+    whole = sp.plan("dscnn", l2="10MB").peak_bytes["L2"]
+    problem = sp.problem("dscnn", "gap9", l2=int(share * whole))
+    plan = solve(problem, Limits(work=0.0))
+    by_hand = greedy(problem)
+    assert by_hand is not None
+    assert 0 < by_hand.objective <= plan.objective <= plan.bound
+    assert verify(problem, plan) == ()
+    assert dict(plan.update) == dict(solve(problem, Limits(work=0.0)).update)
+
+
+def test_where_the_best_cannot_be_placed_in_time_something_else_of_worth_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sp.plan("dscnn", l2="10MB").peak_bytes["L2"]
+    problem = sp.problem("dscnn", "gap9", l2=whole // 2)
+    place, tried = Pipeline.place, []
+
+    def first_in_vain(self: Pipeline, decisions: Decisions, capacity: int | None) -> Candidate:
+        tried.append(decisions)
+        found = place(self, decisions, capacity)
+        return replace(found, placement=Placement("UNKNOWN", (), 0, "cut short", 0.0)) if len(tried) == 1 else found
+
+    monkeypatch.setattr(Pipeline, "place", first_in_vain)
+    plan = Pipeline(problem, effort=Effort(attempts=1)).run()
+    assert len(tried) == 2
+    assert plan.status == "FEASIBLE"
+    assert verify(problem, plan) == ()
+    assert 0.9 * plan.bound < plan.objective <= problem.worth(tried[0].update) <= plan.bound
+
+
+def test_no_time_for_why_nothing_fits_is_told() -> None:
+    problem = sp.problem("dscnn", "gap9", l2=20_000)
+    pipeline = Pipeline(problem, Limits(work=0.0))
+    reason = pipeline.too_many_bytes(pipeline.program)
+    assert (reason.level, reason.available, reason.fewest_bytes) == ("L2", problem.capacity("L2"), None)
+    assert "time ran out" in reason.message
 
 
 def test_a_frozen_level_that_is_too_small_is_named(net: Network) -> None:

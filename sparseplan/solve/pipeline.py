@@ -25,6 +25,7 @@ from sparseplan.recompute import apply
 from sparseplan.solve.again import RECOMPUTE, Alike
 from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.fewer import fewer_macs
+from sparseplan.solve.greedy import greedy
 from sparseplan.solve.place import Group, Placement, Rect, place_min
 from sparseplan.solve.select import TIES, Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
@@ -75,6 +76,8 @@ MANY = 5000
 SELECTING = 0.6
 PLACING = 0.25
 LEAST_SECONDS = 1.0
+#: parts of the budget that are left free for placing where a search has failed
+ROOM = (64, 8)
 #: placements whose orders are tried first for the next one
 REMEMBERED = 12
 
@@ -115,6 +118,8 @@ class Pipeline:
         self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
         #: the fewest cycles of decisions that the rows let through and that broke a cap on time or energy
         self.fastest: int | None = None
+        #: sets found without a search that have been tried
+        self.tried: list[Decisions] = []
         #: where groups lay in the last plans, latest first: neighbours on a front are much alike
         self.like: list[dict[str, int]] = []
 
@@ -154,6 +159,8 @@ class Pipeline:
         for _ in range(self.effort.attempts):
             above = None if best is None else best.objective
             selection = program.select(self.part(SELECTING), margin, above, self.order)
+            if selection.status in ("FEASIBLE", "UNKNOWN"):
+                selection = self.no_worse(selection, margin, above)
             if selection.decisions is None and margin:  # nothing fits the tightened budget: on with the full one
                 margin = 0
                 continue
@@ -196,6 +203,31 @@ class Pipeline:
                 break
         # cut short: what the relaxation proves still holds
         return self.answer(best or self.fallback(), max(doubt, program.best_bound))
+
+    def no_worse(self, selection: Selection, margin: int, above: float | None) -> Selection:
+        """A selection that was cut short, or what takes no search to find where that is worth more."""
+        capacity = self.problem.capacity(MAIN)
+        decisions = self.unsearched(None if capacity is None else capacity - margin)
+        if decisions is None:
+            return selection
+        known = [self.program.worth(selection.decisions)] if selection.decisions is not None else []
+        known += [] if above is None else [above]
+        if decisions in self.tried or any(self.program.worth(decisions) <= worth for worth in known):
+            return selection
+        self.tried.append(decisions)
+        bound = min(selection.bound, self.program.best_bound)
+        return replace(selection, status="FEASIBLE", decisions=decisions, bound=bound, ties={})
+
+    def unsearched(self, live: int | None) -> Decisions | None:
+        """Good decisions that take no search, of live bytes within ``live``; None where even the least take more."""
+        began, seconds = time.perf_counter(), self.limits.seconds
+        most = math.inf if seconds is None else max(PLACING * seconds, LEAST_SECONDS)
+
+        def fits(update: Mapping[str, float]) -> bool:
+            return time.perf_counter() - began <= most and self.allowed(Decisions(update, {}), live)
+
+        update = greedy(self.problem, fits)
+        return None if update is None else Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
 
     def improved(self, selection: Selection, margin: int) -> Selection:
         """The selection, with fewer MACs where these are not proven least and a search for them finds some."""
@@ -251,18 +283,24 @@ class Pipeline:
     def fallback(self) -> Found | None:
         """Some plan, where the search for the best ones found none that can be placed.
 
-        First what has to be updated and nothing else, which takes no search; then the decisions of least peak.
+        First what takes no search, with some room for placing; then what has to be updated and nothing else; then
+        the decisions of least peak.
         """
+        capacity = self.problem.capacity(MAIN)
         least = Decisions(self.problem.least_update(), {})
-        tries = [least] if self.allowed(least) else []
-        if (found := self.obliged()) is not None:
-            return found
-        for decisions in (*tries, None):
-            if decisions is None:
+        for way in (*ROOM, "obliged", "least", "cheapest"):
+            decisions: Decisions | None = None
+            if isinstance(way, int):
+                decisions = None if capacity is None else self.unsearched(capacity - capacity // way)
+            elif way == "obliged":
+                if (found := self.obliged()) is not None:
+                    return found
+            elif way == "least":
+                decisions = least if self.allowed(least) else None
+            else:
                 _, decisions, _ = self.program.cheapest(self.part(1.0), remaining=True)
-                if decisions is None:
-                    return None
-            capacity = self.problem.capacity(MAIN)
+            if decisions is None:
+                continue
             candidate = self.place(decisions, capacity)
             placement = candidate.placement
             if not self.in_time(candidate):
@@ -272,8 +310,8 @@ class Pipeline:
                 return Found(candidate, selection, self.program.worth(decisions))
         return None
 
-    def allowed(self, decisions: Decisions) -> bool:
-        """Whether decisions keep every budget but that of main memory."""
+    def allowed(self, decisions: Decisions, live: int | None = None) -> bool:
+        """Whether decisions keep every budget but that of main memory, where live bytes are to be within ``live``."""
         schedule = apply(self.graph.restrict(UpdateSet(decisions.update), decisions.picks), decisions.savings)
         most = self.problem.max_macs
         level = self.problem.options.frozen
@@ -288,6 +326,7 @@ class Pipeline:
             (most is None or sum(schedule.macs.values()) <= most)
             and (capacity is None or frozen <= capacity)
             and not any(holds(when, chosen) for when, _ in self.tiling.forbidden())
+            and (live is None or analyse(schedule).peak() <= live)
         )
 
     # -- one set of decisions -------------------------------------------------------------------
@@ -390,6 +429,13 @@ class Pipeline:
         level = problem.options.frozen
         row = program.frozen
         available = problem.capacity(level) or 0
+        main = problem.capacity(MAIN)
+        if status == "UNKNOWN" and main is not None and (level == MAIN or row.constant <= available):
+            message = (
+                f"L2: nothing fits the {format_bytes(main)} that are available; time ran out before it was known "
+                "how many bytes would do; give more time, or more L2"
+            )
+            return Infeasibility(MAIN, "", main + 1, main, (), None, message)
         message = (
             f"{level}: frozen parameters of up to {format_bytes(row.constant)} do not fit its "
             f"{format_bytes(available)}; place them elsewhere (frozen=L2) or take another device"
