@@ -56,7 +56,7 @@ def check(plan: Plan, folder: Path, samples: int = 1, seed: int = 1, lr: float =
     x, target = given.get("data") or random_data(plan.network, options.loss, samples * options.batch, seed)
     expected = run(plan, parameters, x, target, samples=samples, optimizer=Optimizer(options.optimizer, lr=lr),
                    guard_bytes=0, compare=False)  # fmt: skip
-    compiled = Compiled(plan, parameters, folder)
+    compiled = Compiled(plan, parameters, folder, given.get("optimise", "-O0"))
     losses = compiled.train(x, target, samples, lr)
     close = _CLOSE[options.dtype]
     assert losses == pytest.approx(expected.losses, rel=close, abs=1e-7)
@@ -91,7 +91,8 @@ def test_every_op_kind_computes_what_it_does_in_numpy(name: str, dtype: str, tmp
     batch = 2 if not {"rows", "join_rows"} & {op.kind for op in network.ops} else 1
     loss = "cross_entropy" if name in ("attention", "classifier") else "mse"
     plan = planned(network, dtype=dtype, batch=batch, loss=loss, alignment=4)
-    check(plan, tmp_path, samples=2, lr=1e-4)
+    optimise = "-O1" if dtype == "fp32" else "-O0"  # some warnings come with optimisation alone
+    check(plan, tmp_path, samples=2, lr=1e-4, optimise=optimise)
 
 
 def test_there_is_a_network_for_every_op_kind_with_kernels() -> None:
@@ -187,7 +188,7 @@ UPYDNET: Mapping[str, Mapping[str, Any]] = {
 @pytest.mark.parametrize("name", UPYDNET)
 def test_upydnet(name: str, tmp_path: Path) -> None:
     plan = solved("upydnet", **UPYDNET[name])
-    compiled = check(plan, tmp_path, samples=2 if name == "accumulated" else 1)
+    compiled = check(plan, tmp_path, samples=2 if name == "accumulated" else 1, optimise="-O1")
     if "flash" in name:
         assert plan.peak_bytes["L2"] == compiled.made.ram_bytes["L2"] == claimed(plan)
 
@@ -200,7 +201,7 @@ def test_upydnet_runs_ops_again(tmp_path: Path) -> None:
     reruns = random.Random(0).sample(sorted(possible(problem, schedule).reruns), 40)
     plan = plan_of(problem, update, None, Savings(frozenset(reruns)))
     assert sum(s.kind == "recompute" for s in plan.steps) >= 5
-    check(plan, tmp_path)
+    check(plan, tmp_path, optimise="-O1")
 
 
 def test_upydnet_in_stripes(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ def test_upydnet_in_stripes(tmp_path: Path) -> None:
     problem = problem_of(striped, may=("decoder0.*", "decoder2.*"), dtype="fp32", frozen="flash")
     plan = plan_of(problem, {p: r[-1] for p, r in problem.choices.items()})
     assert any(v.layout == "hcw" for v in plan.values)
-    check(plan, tmp_path)
+    check(plan, tmp_path, optimise="-O1")
 
 
 def test_a_plan_that_chose_stripes(tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_a_plan_that_chose_stripes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [resnet8, dscnn])
 def test_classifiers(make: Any, tmp_path: Path) -> None:
-    check(solved(make(), dtype="fp32", loss="cross_entropy"), tmp_path)
+    check(solved(make(), dtype="fp32", loss="cross_entropy"), tmp_path, optimise="-O1")
 
 
 # -- memory and symbols ------------------------------------------------------------------------------------
@@ -292,6 +293,9 @@ def test_the_header_lists_parameters_buffers_and_functions(tmp_path: Path) -> No
     made = generate(plan, init_parameters(plan.network), name="tiny", lr=0.125)
     for b in plan.buffers:
         assert f'X("{b.value}", {b.lo}, {b.level}, {b.offset}, {b.bytes}, {b.start}, {b.stop})' in made.header
+    for step, live in zip(plan.steps, plan.bytes_at(), strict=True):
+        assert f'X("{step.name}", {live})' in made.header
+    assert "#define TINY_IN_IMAGE_ELEMENTS" in made.header
     assert "#define TINY_LEARNING_RATE 0.125f" in made.header
     assert f"#define TINY_STEPS {len(plan.steps)}" in made.header
     assert 'X("join.weight", 288, 1, 1, 4, 8)' in made.header  # the first 4 of 8 input channels, axis 1
@@ -393,6 +397,11 @@ def test_a_kind_without_a_kernel_is_named_before_anything_is_written(
         ({"name": "2net"}, "name='2net' is no C identifier"),
         ({"name": "a-b"}, "name='a-b' is no C identifier"),
         ({"name": "sp_net"}, "name='sp_net' begins as the names inside"),
+        ({"name": "math"}, "name='math': math.h would hide <math.h> of the C library; give another"),
+        ({"name": "String"}, "String.h would hide <string.h>"),
+        ({"lr": 1e60}, "lr=1e\\+60 must be a number, at least 0 and at most 3.403e\\+38"),
+        ({"weight_decay": 1e39}, "weight_decay=1e\\+39 must be a number at least 0 and at most 3.403e"),
+        ({"eps": 1e-60}, "eps=1e-60 must be a number at least 1.4e-45"),
         ({"lr": -1}, "lr=-1 must be a number, at least 0"),
         ({"momentum": 1.0}, "momentum=1.0 must be a number at least 0 and below 1.0"),
         ({"betas": (0.9, 2)}, r"betas\[1\]=2 must be"),
