@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxmodels import TensorProto, difference, helper, kinds, model, node, numpy_helper, saved
 
 import sparseplan as sp
 from sparseplan import importers
 from sparseplan.errors import MissingExtraError, NetworkError
 from sparseplan.importers.onnxfile import read_onnx
-from tests.onnxmodels import TensorProto, difference, helper, kinds, model, node, numpy_helper, saved
 
 F32, I64 = np.float32, np.int64
 CONV = node("Conv", "x w b", "h", pads=[1, 1, 1, 1])

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxmodels import TensorProto, helper, model, node, numpy_helper, onnx, saved
 
 from sparseplan.errors import NetworkError
 from sparseplan.importers.onnxfile import read_onnx
-from tests.onnxmodels import TensorProto, helper, model, node, numpy_helper, onnx, saved
 
 I64 = np.int64
 X = {"x": (1, 3, 4, 5)}

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxmodels import difference, session
 
 from sparseplan.importers.onnxfile import read_onnx
-from tests.onnxmodels import difference, session
 
 #: package, file in it, shapes to give, inputs to fix, largest difference
 MODELS: list[tuple[str, str, dict[str, tuple[int, ...]], dict[str, int]]] = [

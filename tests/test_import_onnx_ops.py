@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnxmodels import difference, kinds, model, node, saved
 
 from sparseplan.importers.onnxfile import read_onnx
-from tests.onnxmodels import difference, kinds, model, node, saved
 
 I64 = np.int64
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch.nn", reason="PyTorch is not installed")
+import torch
 
-import sparseplan as sp  # noqa: E402
-from sparseplan.errors import NetworkError  # noqa: E402
+import sparseplan as sp
+from sparseplan.errors import NetworkError
 
 
 class Tied(torch.nn.Module):
