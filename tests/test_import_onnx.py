@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnxmodels import TensorProto, difference, helper, kinds, model, node, numpy_helper, saved
 
@@ -134,6 +135,34 @@ def test_integers_that_are_only_cast_to_floats_are_read_as_floats(tmp_path: Path
 
 
 # -- names ------------------------------------------------------------------------------------------------
+def test_a_mask_under_other_shapes_is_read_as_floats_and_no_output(tmp_path: Path) -> None:
+    nodes = [
+        node("Unsqueeze", "m two", "u"), node("Expand", "u wide", "e"), node("Cast", "e", "f", to=TensorProto.FLOAT),
+        node("Mul", "x f"), node("Identity", "m", "given"),
+    ]  # fmt: skip
+    constants = {"two": np.array([2], I64), "wide": np.array([1, 3, 4], I64)}
+    inputs = {"x": (1, 3, 4), "m": (1, 3)}
+    types = {"m": TensorProto.INT64, "given": TensorProto.INT64}
+    path = saved(model(nodes, inputs, constants, ("y", "given"), types=types), tmp_path)
+    found = read_onnx(path)
+    assert any("output 'given' is input 'm'" in note for note in found.notes)
+    feed = {"x": np.ones((1, 3, 4), F32), "m": np.array([[1, 0, 1]], I64)}
+    assert difference(path, feed, outputs=["y"]) == 0
+    with pytest.raises(NetworkError, match="or are inputs; there is nothing to plan"):
+        read_onnx(path, outputs=["given"])
+
+
+def test_a_number_fixes_every_entry_of_an_input(tmp_path: Path) -> None:
+    nodes = [node("Not", "m", "n"), node("Where", "n low x")]
+    proto = model(nodes, {"x": (1, 5), "m": (1, 5)}, {"low": np.array(-1e9, F32)}, types={"m": TensorProto.BOOL})
+    path = saved(proto, tmp_path)
+    assert any("--fix m=1" in note for note in read_onnx(path).notes)
+    nodes = [node("Cast", "m", "f", to=TensorProto.FLOAT), node("ReduceSum", "f", "n", keepdims=0), node("Mul", "x n")]
+    path = saved(model(nodes, {"x": (1, 5), "m": (1, "l")}, types={"m": TensorProto.BOOL}), tmp_path)
+    feed = {"x": np.ones((1, 5), F32), "m": np.ones((1, 3), np.bool_)}
+    assert difference(path, feed, shapes={"m": (1, 3)}, fixed={"m": 1}) == 0  # three entries, so times 3
+
+
 def test_parameters_keep_their_names_and_tell_how_their_axes_moved(tmp_path: Path) -> None:
     constants = {"body.weight": (6, 4), "body.bias": (4,), "head.weight": (3, 4)}
     nodes = [
@@ -149,6 +178,77 @@ def test_parameters_keep_their_names_and_tell_how_their_axes_moved(tmp_path: Pat
         np.testing.assert_array_equal(weight, origin[name].transpose(layout))
     assert found.layouts == {"body.weight": (1, 0)}
     assert [op.name for op in found.network.ops] == ["body", "Relu_r", "head"]
+
+
+def test_a_parameter_that_was_reshaped_and_moved_tells_its_layout_or_is_another(tmp_path: Path) -> None:
+    nodes = [
+        node("Transpose", "w", "t", perm=[1, 0, 2]), node("Reshape", "t to", "m"), node("MatMul", "x m", "a"),
+        node("Reshape", "v cut", "u"), node("Transpose", "u", "s", perm=[1, 0, 2]), node("Reshape", "s to", "k"),
+        node("MatMul", "x k", "b"), node("Add", "a b"),
+    ]  # fmt: skip
+    constants = {"w": (3, 5, 7), "v": (15, 7), "to": np.array([5, 21], I64), "cut": np.array([3, 5, 7], I64)}
+    path = saved(model(nodes, {"x": (1, 4, 5)}, constants), tmp_path)
+    found = read_onnx(path)
+    origin = numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+    weight = found.weights["w"]
+    assert (weight == origin.transpose(found.layouts["w"]).reshape(weight.shape)).all()
+    assert "v" not in found.weights  # no permutation of its two axes leads to it
+    assert "v.moved" in found.weights
+    assert found.fixed == ()
+    assert difference(path, {"x": np.ones((1, 4, 5), F32)}) < 1e-5
+
+
+def test_selections_of_a_parameter_are_learned(tmp_path: Path) -> None:
+    nodes = [
+        node("Gather", "all order", "p"), node("Add", "x p", "a"),  # every row in its order
+        node("Slice", "some zero four one", "q"), node("Add", "a q"),
+    ]  # fmt: skip
+    constants = {"all": (4, 6), "some": (9, 6), "order": np.arange(4), "zero": np.array([0], I64),
+                 "one": np.array([0], I64), "four": np.array([4], I64)}  # fmt: skip
+    path = saved(model(nodes, {"x": (1, 4, 6)}, constants), tmp_path)
+    found = read_onnx(path)
+    assert {n: w.shape for n, w in found.weights.items()} == {"all": (4, 6), "some": (9, 6)}
+    assert found.fixed == ()
+    assert difference(path, {"x": np.ones((1, 4, 6), F32)}) < 1e-6
+
+
+@pytest.mark.parametrize(("name", "producer", "learned"), [
+    ("block.scale", "", True), ("scale", "pytorch", True), ("scale", "", False), ("onnx::Mul_7", "pytorch", False),
+])  # fmt: skip
+def test_a_number_is_learned_if_it_has_a_parameters_name(
+    name: str, producer: str, learned: bool, tmp_path: Path
+) -> None:
+    for op in ("Mul", "Div", "Add", "Sub"):
+        nodes = [node("Relu", "x", "h"), node(op, f"h {name}")]
+        proto = model(nodes, {"x": (1, 4)}, {name: np.array(0.7, F32)})
+        proto.producer_name = producer
+        path = saved(proto, tmp_path)
+        assert (name in read_onnx(path).weights) == learned
+        assert difference(path, {"x": np.ones((1, 4), F32)}) < 1e-6
+    nodes = [node("Mul", f"x {name}", "h"), node("Add", "h one")]
+    proto = model(nodes, {"x": (1, 4)}, {name: np.array(0.7, F32), "one": np.array(1, F32)})
+    proto.producer_name = producer
+    assert (name in read_onnx(saved(proto, tmp_path)).weights) == learned
+
+
+def test_buffers_that_an_exporter_names_are_never_updated(tmp_path: Path) -> None:
+    nodes = [node("Add", "x table", "h"), node("Mul", "h scale")]
+    proto = model(nodes, {"x": (1, 3, 4)}, {"table": (3, 4), "scale": (4,)})
+    for name, kind in (("table", "BUFFER"), ("scale", "PARAMETER")):
+        told = proto.graph.value_info.add(name=name)
+        told.metadata_props.add(key="pkg.torch.export.graph_signature.InputSpec.kind", value=kind)
+    found = read_onnx(saved(proto, tmp_path))
+    assert found.fixed == ("table",)
+    assert set(sp.plan(found, l2="1MB").update) == {"scale"}
+
+
+def test_softplus_with_a_threshold_is_softplus(tmp_path: Path) -> None:
+    nodes = [node("Softplus", "x", "s"), node("Greater", "x most", "g"), node("Where", "g x s")]
+    path = saved(model(nodes, {"x": (1, 5)}, {"most": np.array(20, F32)}), tmp_path)
+    assert kinds(read_onnx(path)) == ["softplus"]
+    assert difference(path, {"x": np.array([[-30, -1, 0, 19, 40]], F32)}) < 1e-6
+    low = saved(model(nodes, {"x": (1, 5)}, {"most": np.array(2, F32)}), tmp_path)
+    assert "opaque" in kinds(read_onnx(low))
 
 
 def test_weights_in_constant_nodes_are_parameters(tmp_path: Path) -> None:

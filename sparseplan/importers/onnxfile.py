@@ -15,6 +15,7 @@ from sparseplan.errors import MissingExtraError, NetworkError, near
 from sparseplan.importers.draft import Draft, Imported, Known, Made, Shape
 from sparseplan.importers.onnxcall import is_float
 from sparseplan.importers.onnxdata import DTYPES, Folder, text_of
+from sparseplan.importers.onnxfold import sized
 from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, short
 from sparseplan.importers.onnxwalk import Scope, Walker
 from sparseplan.ops.base import infos
@@ -139,6 +140,7 @@ def _imported(
     integers: set[str] = set()
     scope = Scope(graph)
     _enter(graph, draft, scope, integers, shapes, fixed)
+    given = {v.tensor for v in scope.values.values() if isinstance(v, Made)}
     walker = Walker(model, draft, frozenset(integers))
     walker.all.update(scope.values)
     walker.all.update(graph.constants)
@@ -155,10 +157,14 @@ def _imported(
             draft.note(f"output {output!r} is constant, and left out")
         elif not isinstance(held, Made):
             raise NetworkError(f"output {short(output)} is a one-hot of integers, which no op computes; choose another")
+        elif held.tensor in given:  # sentence encoders give their mask on
+            draft.note(f"output {output!r} is input {held.tensor!r}, and left out")
         else:
             made.append(held)
     if not made:
-        raise NetworkError(f"outputs {list(wanted)[:8]} depend on constants alone; there is nothing to plan")
+        raise NetworkError(
+            f"outputs {list(wanted)[:8]} depend on constants alone, or are inputs; there is nothing to plan"
+        )
     if walker.frozen:
         total = sum(walker.frozen.values())
         kinds = ", ".join(f"{n} {op}" for op, n in sorted(walker.frozen.items()))
@@ -204,6 +210,9 @@ def _enter(
                 if array.size != 1:
                     raise NetworkError(f"fixed[{port.name!r}] has {array.ndim} axes; the input has {rank}")
                 array = array.reshape((1,) * rank)
+            if array.size == 1 and port.dims:  # one number for every entry, where it is known how many there are
+                dims = [symbols.get(d, d) if isinstance(d, str) else d for d in shapes.get(port.name, port.dims)]
+                array = np.broadcast_to(array, sized([d if isinstance(d, int) else 1 for d in dims]))
             scope.values[port.name] = Known(array)
             continue
         shape = _full_shape(port, shapes.get(port.name), symbols)
@@ -215,18 +224,31 @@ def _enter(
             draft.note(f"input {port.name!r} is called {made.tensor!r}")
         if numbers:
             integers.add(made.tensor)
-        scope.values[port.name], scope.dtypes[port.name] = made, dtype
+        scope.values[port.name], scope.dtypes[port.name] = made, dtype if numbers else np.dtype(np.float32)
+
+
+#: ops that give on what they read, entry by entry
+_VIEWS = frozenset(("Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
 
 
 def _read_as_floats(graph: Graph, name: str) -> bool:
-    """Whether an input of integers is only ever cast to floats (or asked for its shape)."""
-    reading = graph.readers.get(name, ())
-    casts = [n for n in reading if n.op == "Cast"]
-    for node in casts:
-        to = node.attrs.get("to")
-        if to is None or to.kind != "int" or not is_float(DTYPES.get(to.value, np.dtype(np.int64))):
-            return False
-    return bool(casts) and all(n.op in ("Cast", "Shape", "Size") for n in reading) and name not in graph.outputs
+    """Whether an input of integers is only ever cast to floats (or asked for its shape), perhaps under other shapes."""
+    pending, seen, cast = [name], {name}, False
+    while pending:
+        tensor = pending.pop()
+        for node in graph.readers.get(tensor, ()):
+            if node.op in _VIEWS and node.inputs[0] == tensor and tensor not in node.inputs[1:]:
+                pending += [o for o in node.outputs if o not in seen]
+                seen.update(node.outputs)
+                continue
+            to = node.attrs.get("to")
+            if node.op == "Cast" and to is not None and to.kind == "int":
+                if not is_float(DTYPES.get(to.value, np.dtype(np.int64))):
+                    return False
+                cast = True
+            elif node.op not in ("Shape", "Size"):
+                return False
+    return cast
 
 
 def _symbols(ports: Sequence[Port], shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:

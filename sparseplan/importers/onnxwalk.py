@@ -197,6 +197,9 @@ class Walker:
         ids = any(isinstance(v, Made) and v.tensor in self.integers for v in call.values)
         if rule is not None and ((ids and node.op not in IDS) or (whole and node.op not in INTEGERS)):
             rule, reason = None, "it reads integers or truth values"
+            if self.integers:
+                name = min(self.integers)
+                reason += f", as of input {short(name)}: fix it if it is always the same (--fix {name}=1)"
         if rule is not None:
             try:
                 with np.errstate(all="ignore"):
@@ -220,7 +223,11 @@ class Walker:
         for name in captured(node):
             found = scope.find(name)
             if isinstance(found, OneHot):
-                raise NetworkError("a one-hot of integers is read in a subgraph, which cannot be said")
+                name = found.ids.tensor
+                raise NetworkError(
+                    f"reads integers of input {short(name)} as numbers, though nothing looks them up; fix that input, "
+                    f"as fixed={{{name!r}: 1}} (--fix {name}=1)"
+                )
         ports = outputs_of(self.model, node, stated, scope.graph.declared)
         if isinstance(ports, str):
             if error is not None:
