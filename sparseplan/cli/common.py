@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,10 +72,17 @@ def origin_of(args: argparse.Namespace) -> Imported:
                          outputs=args.output or None)  # fmt: skip
         known = folded(known) if args.fold else known
         progress_end()
-        for note in known.notes:
+        for note in _few(known.notes):
             print(f"note: {note}", file=sys.stderr)
         args._origin = known
     return known
+
+
+def _few(notes: Sequence[str], most: int = 8) -> list[str]:
+    """Notes for a reader: of many, the first and, since they sum up, the last."""
+    if len(notes) <= most:
+        return list(notes)
+    return [*notes[: most - 3], f"{len(notes) - most + 1} more (`sparseplan import --json` has all)", *notes[-2:]]
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
