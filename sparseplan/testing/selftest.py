@@ -13,6 +13,7 @@ from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import ProblemError
 from sparseplan.liveness import analyse
 from sparseplan.network import Network
+from sparseplan.ops.opaque import Opaque
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem, resolve_choices, resolve_values
 from sparseplan.solve.cpsat import Limits
@@ -175,10 +176,17 @@ def _theorems(cases: _Cases) -> dict[str, Callable[[int], None]]:
         problem = replace(problem, savings=cases.savings() or ("recompute",))
         tell(optima.check_savings(problem, None, limits), "not solved to the proof in time")
 
+    def computed() -> None:
+        for op in cases.network.ops:
+            if op.kind == Opaque.kind:
+                raise _Skip(f"op {op.name!r} ({op.attrs['type']}) is known by its shapes alone and cannot be run")
+
     def differences(i: int) -> None:
+        computed()
         tell(check_full_gradients(cases.network, seed=i) > 0, "the loss has kinks wherever it was tried")
 
     def pruned(i: int) -> None:
+        computed()
         check_pruned_gradients(cases.network, cases.update(cases.problem(i)), seed=i)
 
     def tell(said: bool, why_not: str) -> None:
@@ -186,6 +194,7 @@ def _theorems(cases: _Cases) -> dict[str, Callable[[int], None]]:
             raise _Skip(why_not)
 
     def run(i: int) -> None:
+        computed()
         theorems.check_runs_within_budget(feasible(i), seed=i)
 
     def json(i: int) -> None:

@@ -45,6 +45,16 @@ def test_what_says_nothing_is_skipped_with_a_reason() -> None:
     }
 
 
+def test_what_cannot_be_run_is_planned_alone() -> None:
+    net = NetworkBuilder("walled")
+    x = net.op("opaque", net.input("image", (2, 4, 4)), "odd", type="Odd", shape=(2, 4, 4))
+    report = selftest(net.build(net.conv(x, 2, 3, padding=1)), examples=1)
+    assert report.passed, report.text()
+    skipped = {row.theorem: row.detail for row in report.rows if row.outcome == "skipped"}
+    assert set(skipped.values()) == {"op 'odd' (Odd) is known by its shapes alone and cannot be run"}
+    assert len(skipped) == 3
+
+
 def test_a_fault_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sparseplan.testing.theorems, "verify", lambda problem, plan: (Violation("peak", "L2", "planted"),)
