@@ -393,6 +393,20 @@ def test_quantised_ops_are_frozen_and_their_bytes_counted(tmp_path: Path) -> Non
     assert sp.plan(net, l2="100kB").update.keys() == {"v"}
 
 
+def test_weights_that_are_quantised_in_the_file_stay_parameters(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", "w s z", "q", axis=0), node("DequantizeLinear", "q s z", "d", axis=0),
+        node("Gemm", "x d", "g", transB=1), node("QuantizeLinear", "g t", "r"), node("DequantizeLinear", "r t"),
+    ]  # fmt: skip
+    constants = {"w": (4, 6), "s": np.array([0.02, 0.03, 0.04, 0.05], F32), "z": np.zeros(4, np.int8), "t": F32(0.1)}
+    found = read_onnx(saved(model(nodes, {"x": (1, 6)}, constants), tmp_path))
+    assert kinds(found) == ["linear", "opaque", "opaque"]
+    assert set(found.network.parameters) == {"w"}
+    assert len([note for note in found.notes if "QuantizeLinear" in note]) == 2  # a reason, and the sum
+    head = saved(model(nodes[:3], {"x": (1, 6)}, constants, outputs=("g",)), tmp_path, "head.onnx")
+    assert difference(head, {"x": np.linspace(-1, 1, 6, dtype=F32)[None]}) < 1e-6
+
+
 def test_dynamic_quantisation_is_read(tmp_path: Path) -> None:
     nodes = [
         node("DynamicQuantizeLinear", "x", "q s z"), node("MatMulInteger", "q w z", "m"),

@@ -35,4 +35,26 @@ def _dequantize(call: Call) -> Held:
     return Known(values, x.name, x.layout, float(scale.reshape(())) if plain else None)
 
 
-RULES: dict[str, Rule] = {"DequantizeLinear": _dequantize, "com.microsoft.DequantizeLinear": _dequantize}
+def _quantize(call: Call) -> Held:
+    """Of a constant, as files that were not folded have it: its codes, which a DequantizeLinear reads."""
+    if not isinstance(call.values[0], Known):
+        raise Unsupported("it makes codes of activations")
+    x = call.known(0)
+    scale = call.array(1).astype(np.float32)
+    zero = call.array(2) if call.has(2) else np.zeros(1, np.uint8)
+    if zero.dtype.kind not in "iu" or zero.dtype.itemsize != 1 or not (scale > 0).all():
+        raise Unsupported(f"codes of type {zero.dtype} with scales of at least {scale.min():g}")
+    call.refuse("block_size")
+    axis = axis_of(call.integer("axis", 1), len(x.shape)) if scale.size > 1 or zero.size > 1 else 0
+    steps, centre = (_along(v.astype(np.float32), axis, x.shape) for v in (scale, zero))
+    limits = np.iinfo(zero.dtype)
+    codes = np.clip(np.rint(x.array.astype(np.float32) / steps) + centre, limits.min, limits.max)
+    return Known(codes.astype(zero.dtype), x.name, x.layout)
+
+
+RULES: dict[str, Rule] = {
+    "QuantizeLinear": _quantize,
+    "com.microsoft.QuantizeLinear": _quantize,
+    "DequantizeLinear": _dequantize,
+    "com.microsoft.DequantizeLinear": _dequantize,
+}
