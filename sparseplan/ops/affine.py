@@ -24,22 +24,41 @@ from sparseplan.ops.base import (
 )
 
 
-def _spread(values: Array, rank: int) -> Array:
+def spread_channels(values: Array, rank: int) -> Array:
     """A value a channel, shaped to broadcast over a sample's other axes."""
     return values.reshape(-1, *(1,) * (rank - 1))
 
 
-@register
-class Affine(OpDef):
-    """``y[c] = weight[c] * x[c] + bias[c]`` along axis 0 of a sample; ``bias`` may be absent."""
+class PerChannel(OpDef):
+    """An elementwise op with parameters of a value a channel (axis 0 of a sample), ``(C,)``."""
 
-    kind = "affine"
     partial_input = True
 
     def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
         if not inputs[0]:
             raise OpError("input has shape (), expected at least the axis of channels")
         return inputs[0]
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        return Stripe(((lo, hi),), info.attrs)
+
+    def inplace(self, info: OpInfo) -> tuple[int, ...]:
+        return (0,)
+
+    def inplace_grad(self, info: OpInfo, slot: int) -> bool:
+        return True
+
+    def fraction(self, info: OpInfo, slot: str) -> Fraction | None:
+        if slot != "weight":
+            return None
+        return Fraction(axis=0, units=info.inputs[0][0], per_unit=1, rows=1)
+
+
+@register
+class Affine(PerChannel):
+    """``y[c] = weight[c] * x[c] + bias[c]`` along axis 0 of a sample; ``bias`` may be absent."""
+
+    kind = "affine"
 
     def param_shapes(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> dict[str, Shape]:
         return {"weight": inputs[0][:1], "bias": inputs[0][:1]}
@@ -56,25 +75,11 @@ class Affine(OpDef):
     def needs_for_param(self, info: OpInfo, slot: str) -> Alternatives:
         return need("x0") if slot == "weight" else NOTHING
 
-    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
-        return Stripe(((lo, hi),), info.attrs)
-
-    def inplace(self, info: OpInfo) -> tuple[int, ...]:
-        return (0,)
-
-    def inplace_grad(self, info: OpInfo, slot: int) -> bool:
-        return True
-
-    def fraction(self, info: OpInfo, slot: str) -> Fraction | None:
-        if slot != "weight":
-            return None
-        return Fraction(axis=0, units=info.inputs[0][0], per_unit=1, rows=1)
-
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         rank = len(info.output)
-        y: Array = x[0] * _spread(params["weight"], rank)
+        y: Array = x[0] * spread_channels(params["weight"], rank)
         if "bias" in params:
-            y += _spread(params["bias"], rank)
+            y += spread_channels(params["bias"], rank)
         return y
 
     def grad_input(
@@ -88,7 +93,7 @@ class Affine(OpDef):
         weight = saved["weight"]
         if channels is not None:
             dy, weight = dy[:, channels[0] : channels[1]], weight[channels[0] : channels[1]]
-        dx: Array = dy * _spread(weight, len(info.output))
+        dx: Array = dy * spread_channels(weight, len(info.output))
         return dx
 
     def grad_param(

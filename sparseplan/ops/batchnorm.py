@@ -8,33 +8,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sparseplan.errors import OpError
 from sparseplan.network import Attr
+from sparseplan.ops.affine import PerChannel, spread_channels
 from sparseplan.ops.attrs import number
 from sparseplan.ops.base import (
     NOTHING,
     Alternatives,
     Array,
     Dim,
-    Fraction,
-    OpDef,
     Operand,
     OpInfo,
     Shape,
-    Stripe,
     TileSpace,
     need,
     register,
 )
 
 
-def _spread(values: Array, rank: int) -> Array:
-    """A value a channel, shaped to broadcast over a sample's other axes."""
-    return values.reshape(-1, *(1,) * (rank - 1))
-
-
 @register
-class BatchNorm(OpDef):
+class BatchNorm(PerChannel):
     """``y = (x - mean) / sqrt(var + eps) * weight + bias`` along axis 0 of a sample.
 
     Input ``(C, …)``, all parameters ``(C,)``; weight and bias may be absent. ``mean`` and ``var``
@@ -43,18 +35,12 @@ class BatchNorm(OpDef):
     """
 
     kind = "batch_norm"
-    partial_input = True
     frozen: ClassVar[frozenset[str]] = frozenset(("mean", "var"))
     defaults: ClassVar[Mapping[str, Any]] = {"eps": 1e-5}
 
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
         full = super().complete_attrs(attrs)
         return full | {"eps": number("eps", full["eps"], 0)}
-
-    def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
-        if not inputs[0]:
-            raise OpError("input has shape (), expected at least the axis of channels")
-        return inputs[0]
 
     def param_shapes(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> dict[str, Shape]:
         return dict.fromkeys(("weight", "bias", "mean", "var"), inputs[0][:1])
@@ -74,20 +60,6 @@ class BatchNorm(OpDef):
     def needs_for_param(self, info: OpInfo, slot: str) -> Alternatives:
         return need("x0", "mean", "var") if slot == "weight" else NOTHING
 
-    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
-        return Stripe(((lo, hi),), info.attrs)
-
-    def inplace(self, info: OpInfo) -> tuple[int, ...]:
-        return (0,)
-
-    def inplace_grad(self, info: OpInfo, slot: int) -> bool:
-        return True
-
-    def fraction(self, info: OpInfo, slot: str) -> Fraction | None:
-        if slot != "weight":
-            return None
-        return Fraction(axis=0, units=info.inputs[0][0], per_unit=1, rows=1)
-
     def _scale(self, info: OpInfo, params: Mapping[str, Array]) -> Array:
         """The factor of each channel."""
         scale: Array = 1 / np.sqrt(params["var"] + params["var"].dtype.type(info.attrs["eps"]))
@@ -95,10 +67,10 @@ class BatchNorm(OpDef):
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         rank = len(info.output)
-        y: Array = x[0] - _spread(params["mean"], rank)
-        y *= _spread(self._scale(info, params), rank)
+        y: Array = x[0] - spread_channels(params["mean"], rank)
+        y *= spread_channels(self._scale(info, params), rank)
         if "bias" in params:
-            y += _spread(params["bias"], rank)
+            y += spread_channels(params["bias"], rank)
         return y
 
     def grad_input(
@@ -112,7 +84,7 @@ class BatchNorm(OpDef):
         scale = self._scale(info, saved)
         if channels is not None:
             dy, scale = dy[:, channels[0] : channels[1]], scale[channels[0] : channels[1]]
-        dx: Array = dy * _spread(scale, len(info.output))
+        dx: Array = dy * spread_channels(scale, len(info.output))
         return dx
 
     def grad_param(
@@ -124,7 +96,7 @@ class BatchNorm(OpDef):
             return total
         if slot != "weight":
             return super().grad_param(info, slot, dy, saved, keep)
-        centred = saved["x0"][:, :keep] - _spread(saved["mean"][:keep], len(info.output))
+        centred = saved["x0"][:, :keep] - spread_channels(saved["mean"][:keep], len(info.output))
         centred *= dy[:, :keep]
         grad: Array = centred.sum(axis=rest)
         grad *= 1 / np.sqrt(saved["var"][:keep] + dy.dtype.type(info.attrs["eps"]))

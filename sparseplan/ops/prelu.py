@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sparseplan.errors import OpError
 from sparseplan.network import Attr
+from sparseplan.ops.affine import PerChannel, spread_channels
 from sparseplan.ops.attrs import boolean
 from sparseplan.ops.base import (
     Alternatives,
@@ -17,11 +17,9 @@ from sparseplan.ops.base import (
     Aux,
     Dim,
     Fraction,
-    OpDef,
     Operand,
     OpInfo,
     Shape,
-    Stripe,
     TileSpace,
     need,
     register,
@@ -29,24 +27,18 @@ from sparseplan.ops.base import (
 
 
 @register
-class PRelu(OpDef):
+class PRelu(PerChannel):
     """``x`` where positive, else ``weight * x``: a weight a channel (axis 0), ``(C,)``, or ``shared``, ``(1,)``.
 
     The input's gradient needs one bit an element and the weight; the weight's needs the input.
     """
 
     kind = "prelu"
-    partial_input = True
     defaults: ClassVar[Mapping[str, Any]] = {"shared": False}
 
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
         full = super().complete_attrs(attrs)
         return full | {"shared": boolean("shared", full["shared"])}
-
-    def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
-        if not inputs[0]:
-            raise OpError("input has shape (), expected at least the axis of channels")
-        return inputs[0]
 
     def param_shapes(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> dict[str, Shape]:
         return {"weight": (1,) if attrs["shared"] else inputs[0][:1]}
@@ -70,19 +62,8 @@ class PRelu(OpDef):
     def needs_for_param(self, info: OpInfo, slot: str) -> Alternatives:
         return need("x0")
 
-    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
-        return Stripe(((lo, hi),), info.attrs)
-
-    def inplace(self, info: OpInfo) -> tuple[int, ...]:
-        return (0,)
-
-    def inplace_grad(self, info: OpInfo, slot: int) -> bool:
-        return True
-
     def fraction(self, info: OpInfo, slot: str) -> Fraction | None:
-        if info.attrs["shared"]:
-            return None
-        return Fraction(axis=0, units=info.inputs[0][0], per_unit=1, rows=1)
+        return None if info.attrs["shared"] else super().fraction(info, slot)
 
     def make_aux(self, info: OpInfo, tag: str, source: str, array: Array) -> Array:
         if tag != "mask":
@@ -92,8 +73,7 @@ class PRelu(OpDef):
 
     @staticmethod
     def _factor(info: OpInfo, positive: Array, weight: Array) -> Array:
-        slope = weight.reshape(-1, *(1,) * (len(info.output) - 1))
-        return np.where(positive, weight.dtype.type(1), slope)
+        return np.where(positive, weight.dtype.type(1), spread_channels(weight, len(info.output)))
 
     def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
         y: Array = self._factor(info, x[0] > 0, params["weight"])
