@@ -30,6 +30,8 @@ MODELS: list[tuple[str, str, dict[str, tuple[int, ...]], dict[str, int]]] = [
     ("captcha-whisperer", "captcha_crnn.onnx", {}, {}),
     ("ddddocr", "common.onnx", {"input1": (1, 1, 64, 128)}, {}),
     ("ddddocr", "common_det.onnx", {}, {}),
+    ("nudenet", "320n.onnx", {"images": (1, 3, 64, 64)}, {}),
+    ("khmersm", "model.onnx", {"x": (1, 12), "mask": (1, 12)}, {"mask": 1}),
 ]
 
 
@@ -53,10 +55,16 @@ def test_as_onnx_runtime(package: str, name: str, shapes: dict[str, Any], fixed:
     feed: dict[str, Any] = {}
     for port in session(path).get_inputs():
         if port.name in fixed:
-            feed[port.name] = np.full([1] * len(port.shape), fixed[port.name], np.int64)
+            kind = np.bool_ if port.type == "tensor(bool)" else np.int64
+            feed[port.name] = np.full(shapes.get(port.name, [1] * len(port.shape)), fixed[port.name], kind)
             continue
         inner = net.tensor[port.name].shape
         full = inner if len(inner) == len(port.shape) else (1, *inner)
         whole = net.tensor[port.name].dtype == "i32"
-        feed[port.name] = rng.integers(0, 256, full, np.int32) if whole else rng.uniform(0, 1, full).astype(np.float32)
+        if whole:
+            tables = [op.attrs["num"] for op in net.ops if op.kind == "embedding" and port.name in op.inputs]
+            kind = np.int64 if port.type == "tensor(int64)" else np.int32
+            feed[port.name] = rng.integers(0, min([256, *tables]), full, kind)
+        else:
+            feed[port.name] = rng.uniform(0, 1, full).astype(np.float32)
     assert difference(path, feed, shapes=shapes, fixed=fixed) < 2e-5
