@@ -13,7 +13,7 @@ from sparseplan.network import Network
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import Candidate, Effort, Pipeline, solve
 from sparseplan.solve.place import Placement
-from sparseplan.solve.select import Decisions
+from sparseplan.solve.select import Decisions, Selection
 from sparseplan.testing.peers import greedy
 from sparseplan.verify import verify
 
@@ -74,6 +74,20 @@ def test_where_the_best_cannot_be_placed_in_time_something_else_of_worth_is(monk
     assert plan.status == "FEASIBLE"
     assert verify(problem, plan) == ()
     assert 0.9 * plan.bound < plan.objective <= problem.worth(tried[0].update) <= plan.bound
+
+
+def test_cut_short_a_plan_with_savings_is_no_worse_than_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sp.plan("dscnn", l2="10MB").peak_bytes["L2"]
+    problem = sp.problem("dscnn", "gap9", l2=whole // 2, savings=("recompute", "int8"))
+    without = solve(replace(problem, savings=()))
+    pipeline = Pipeline(problem, effort=Effort(attempts=1))
+    nothing = Selection("UNKNOWN", None, math.inf, {}, 0.0)
+    monkeypatch.setattr(pipeline.program, "select", lambda *given, **named: nothing)
+    plan = pipeline.run()
+    assert plan.status == "FEASIBLE"
+    assert without.status == "OPTIMAL"
+    assert without.objective <= plan.objective <= plan.bound
+    assert verify(problem, plan) == ()
 
 
 def test_no_time_for_why_nothing_fits_is_told() -> None:

@@ -22,7 +22,7 @@ from sparseplan.ordering import reordered
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
-from sparseplan.solve.again import RECOMPUTE, Alike
+from sparseplan.solve.again import INT8, PAGE, RECOMPUTE, STREAM, Alike
 from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.fewer import fewer_macs
 from sparseplan.solve.greedy import greedy
@@ -70,6 +70,8 @@ class Effort:
     placing: float = 2.0
 
 
+#: savings that make the 0/1 program larger
+PROGRAMMED = frozenset((RECOMPUTE, PAGE, STREAM, INT8))
 #: literals of reruns beyond which it is first tried without the 0/1 program
 MANY = 5000
 #: shares of the remaining time, and seconds that every stage gets even when late
@@ -118,6 +120,8 @@ class Pipeline:
         self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
         #: the fewest cycles of decisions that the rows let through and that broke a cap on time or energy
         self.fastest: int | None = None
+        #: the program of the same problem without savings, once it is asked for
+        self.plain: Program | None = None
         #: sets found without a search that have been tried
         self.tried: list[Decisions] = []
         #: where groups lay in the last plans, latest first: neighbours on a front are much alike
@@ -219,7 +223,7 @@ class Pipeline:
         return replace(selection, status="FEASIBLE", decisions=decisions, bound=bound, ties={})
 
     def unsearched(self, live: int | None) -> Decisions | None:
-        """Good decisions that take no search, of live bytes within ``live``; None where even the least take more."""
+        """Good decisions that take next to no search, of live bytes within ``live``; None where the least take more."""
         began, seconds = time.perf_counter(), self.limits.seconds
         most = math.inf if seconds is None else max(PLACING * seconds, LEAST_SECONDS)
 
@@ -227,7 +231,21 @@ class Pipeline:
             return time.perf_counter() - began <= most and self.allowed(Decisions(update, {}), live)
 
         update = greedy(self.problem, fits)
-        return None if update is None else Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
+        quick = None if update is None else Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
+        known = [d for d in (quick, self.without_savings(live)) if d is not None]
+        return max(known, key=self.program.worth, default=None)
+
+    def without_savings(self, live: int | None) -> Decisions | None:
+        """The best decisions that save nothing: a far smaller program, whose answers are answers to this one."""
+        if not set(self.problem.savings) & PROGRAMMED:
+            return None
+        if self.plain is None:
+            bare = replace(self.problem, savings=())
+            self.plain = Program(bare, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
+        self.plain.ask(replace(self.problem, savings=()))
+        capacity = self.problem.capacity(MAIN)
+        margin = 0 if capacity is None or live is None else capacity - live
+        return self.plain.select(self.part(PLACING), margin, None, ("macs",)).decisions
 
     def improved(self, selection: Selection, margin: int) -> Selection:
         """The selection, with fewer MACs where these are not proven least and a search for them finds some."""
