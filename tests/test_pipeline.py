@@ -10,6 +10,7 @@ import pytest
 import sparseplan as sp
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network
+from sparseplan.solve import whynot
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import Candidate, Effort, Pipeline, solve
 from sparseplan.solve.place import Placement
@@ -93,7 +94,7 @@ def test_cut_short_a_plan_with_savings_is_no_worse_than_without(monkeypatch: pyt
 def test_no_time_for_why_nothing_fits_is_told() -> None:
     problem = sp.problem("dscnn", "gap9", l2=20_000)
     pipeline = Pipeline(problem, Limits(work=0.0))
-    reason = pipeline.too_many_bytes(pipeline.program)
+    reason = whynot.reason(pipeline)
     assert (reason.level, reason.available, reason.fewest_bytes) == ("L2", problem.capacity("L2"), None)
     assert "time ran out" in reason.message
 

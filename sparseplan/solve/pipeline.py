@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 
 from sparseplan.autodiff import trace
 from sparseplan.costs import step_costs
-from sparseplan.errors import InternalError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.ordering import reordered
-from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
+from sparseplan.plan import PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
+from sparseplan.solve import whynot
 from sparseplan.solve.again import INT8, PAGE, RECOMPUTE, STREAM, Alike
 from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.fewer import fewer_macs
@@ -32,7 +32,7 @@ from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, Schedule, UpdateSet
 from sparseplan.stripes import Lowered
 from sparseplan.training import TrainingGraph, holds
-from sparseplan.units import align_up, format_bytes
+from sparseplan.units import align_up
 
 Progress = Callable[[str], None]
 
@@ -391,102 +391,10 @@ class Pipeline:
     # -- why not ----------------------------------------------------------------------------------
     def infeasible(self) -> Plan:
         """Name the binding level, what does not fit there, and the fewest bytes that would do."""
-        reason = self.no_tile() or self.too_many_bytes(self.program)
+        reason = whynot.reason(self)
         seconds = time.perf_counter() - self.began
         return Plan(self.problem, "INFEASIBLE", -math.inf, -math.inf, reason=reason, seed=self.limits.seed,
                     solve_seconds=seconds)  # fmt: skip
-
-    def no_tile(self) -> Infeasibility | None:
-        """An op that has to run and that no tile fits."""
-        chosen = self.graph.chosen(UpdateSet(self.problem.least_update()))
-        for need in self.tiling.missing:
-            if need.when == -1 or need.when & chosen:
-                message = (
-                    f"L1: no tile of {need.step} fits: the smallest takes {format_bytes(need.fewest)} of "
-                    f"{format_bytes(need.available)} (" + _tensor_list(need.operands) + "); "
-                    "give at least that much L1" + ("" if need.when == -1 else f", or freeze what needs {need.step}")
-                )
-                return Infeasibility("L1", need.step, need.fewest, need.available, need.operands,
-                                     self.tiling.fewest_for(chosen), message)  # fmt: skip
-        return None
-
-    def too_many_bytes(self, program: Program) -> Infeasibility:
-        problem, capacity = self.problem, self.problem.capacity(MAIN)
-        status, decisions, bound = program.cheapest(self.clock.left())
-        if decisions is None:  # the byte budget of L2 is not to blame
-            return self.other_cap(program, status)
-        candidate = self.place(decisions, None)
-        if capacity is None or candidate.placement.peak <= capacity:
-            return self.other_cap(program, status)
-        memory = candidate.memory
-        step = memory.peak_step()
-        live = tuple((b.value, b.bytes) for b in memory.live(step)[:6])
-        proven = status == "OPTIMAL" and candidate.placement.peak == bound
-        fewest = align_up(candidate.placement.peak, problem.options.alignment)
-        fewest += self.problem.device.level(MAIN).reserved
-        available, needed = capacity, max(memory.peak(), candidate.bound)
-        name = candidate.schedule.steps[step].name
-        message = (
-            f"L2: at least {format_bytes(needed)} are live at step {step} ({name}), "
-            f"{format_bytes(available)} are available: {_tensor_list(live)}; "
-            + (f"{format_bytes(fewest)} would do" if proven else f"{format_bytes(fewest)} would do (maybe fewer)")
-        )
-        if problem.must:
-            message += "; or drop some of what must be updated"
-        return Infeasibility(MAIN, name, needed, available, live, fewest, message)
-
-    def other_cap(self, program: Program, status: str) -> Infeasibility:
-        problem = self.problem
-        if problem.max_macs is not None:
-            least = program.least_macs(self.clock.left())
-            if least is not None and least > problem.max_macs:
-                message = f"MACs: at least {least:,} are needed, max_macs={problem.max_macs:,}; raise the cap"
-                return Infeasibility("MACs", "", least, problem.max_macs, (), None, message)
-        if program.caps and (reason := self.too_slow(program)) is not None:
-            return reason
-        level = problem.options.frozen
-        row = program.frozen
-        available = problem.capacity(level) or 0
-        main = problem.capacity(MAIN)
-        if status == "UNKNOWN" and main is not None and (level == MAIN or row.constant <= available):
-            message = (
-                f"L2: nothing fits the {format_bytes(main)} that are available; time ran out before it was known "
-                "how many bytes would do; give more time, or more L2"
-            )
-            return Infeasibility(MAIN, "", main + 1, main, (), None, message)
-        message = (
-            f"{level}: frozen parameters of up to {format_bytes(row.constant)} do not fit its "
-            f"{format_bytes(available)}; place them elsewhere (frozen=L2) or take another device"
-        )
-        if status not in ("INFEASIBLE", "OPTIMAL", "FEASIBLE", "UNKNOWN"):
-            raise InternalError(f"no decisions, yet status {status}")
-        return Infeasibility(level, "", row.constant, available, (), None, message)
-
-    def too_slow(self, program: Program) -> Infeasibility | None:
-        """That no update set keeps a cap on time or energy, whatever the bytes."""
-        caps = (("max_seconds", self.problem.max_seconds), ("max_joules", self.problem.max_joules))
-        asked = ", ".join(f"{name}={cap:g}" for name, cap in caps if cap is not None)
-        for row, cap in program.caps:
-            least = program.least(row, self.clock.left())
-            if least is not None and least > cap:
-                timed = row is program.time
-                what, unit = ("time", "cycles") if timed else ("energy", "pJ")
-                message = f"{what}: at least {least:,} {unit} are needed, {cap:,} are allowed ({asked}); raise the cap"
-                return Infeasibility(what, "", least, cap, (), None, message)
-        if self.fastest is not None:
-            cap = next((cap for row, cap in program.caps if row is program.time), 0)
-            message = f"time: the fastest that could be found takes {self.fastest:,} cycles ({asked}); raise the cap"
-            return Infeasibility("time", "", self.fastest, cap, (), None, message)
-        if self.problem.options.frozen != MAIN:  # what lies there may not fit
-            return None
-        row, cap = program.caps[0]
-        what = "time" if row is program.time else "energy"
-        message = f"{what}: no plan keeps what is asked ({asked}); raise the cap"
-        return Infeasibility(what, "", cap, cap, (), None, message)
-
-
-def _tensor_list(tensors: tuple[tuple[str, int], ...]) -> str:
-    return " + ".join(f"{name} {format_bytes(n)}" for name, n in tensors)
 
 
 def groups_of(memory: Memory, level: str = MAIN) -> list[Group]:
