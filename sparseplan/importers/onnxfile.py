@@ -15,8 +15,8 @@ from sparseplan.errors import MissingExtraError, NetworkError, near
 from sparseplan.importers.draft import Draft, Imported, Known, Made, Shape
 from sparseplan.importers.onnxcall import is_float
 from sparseplan.importers.onnxdata import DTYPES, Folder, text_of
-from sparseplan.importers.onnxfold import sized
 from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, short
+from sparseplan.importers.onnxshapes import sized
 from sparseplan.importers.onnxwalk import Scope, Walker
 from sparseplan.ops.base import infos
 

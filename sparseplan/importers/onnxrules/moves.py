@@ -9,7 +9,7 @@ import numpy as np
 from sparseplan.importers.draft import Draft, Known, Made, Shape, axis_of
 from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Rule, Unsupported, is_float
 from sparseplan.importers.onnxdata import dtype_of
-from sparseplan.importers.onnxfold import (
+from sparseplan.importers.onnxshapes import (
     expand_shape,
     flattened,
     perm_of,
