@@ -212,7 +212,10 @@ def _enter(
                 array = array.reshape((1,) * rank)
             if array.size == 1 and port.dims:  # one number for every entry, where it is known how many there are
                 dims = [symbols.get(d, d) if isinstance(d, str) else d for d in shapes.get(port.name, port.dims)]
+                number = array.reshape(())
                 array = np.broadcast_to(array, sized([d if isinstance(d, int) else 1 for d in dims]))
+                if array.size > 1:
+                    draft.note(f"all {array.size:,} entries of input {port.name!r} are {number}, as fixed")
             scope.values[port.name] = Known(array)
             continue
         shape = _full_shape(port, shapes.get(port.name), symbols)
