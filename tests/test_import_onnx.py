@@ -161,7 +161,8 @@ def test_a_number_fixes_every_entry_of_an_input(tmp_path: Path) -> None:
     path = saved(model(nodes, {"x": (1, 5), "m": (1, "l")}, types={"m": TensorProto.BOOL}), tmp_path)
     feed = {"x": np.ones((1, 5), F32), "m": np.ones((1, 3), np.bool_)}
     assert difference(path, feed, shapes={"m": (1, 3)}, fixed={"m": 1}) == 0  # three entries, so times 3
-    assert "all 3 entries of input 'm' are True, as fixed" in read_onnx(path, shapes={"m": (1, 3)}, fixed={"m": 1}).notes
+    notes = read_onnx(path, shapes={"m": (1, 3)}, fixed={"m": 1}).notes
+    assert "all 3 entries of input 'm' are True, as fixed" in notes
 
 
 def test_parameters_keep_their_names_and_tell_how_their_axes_moved(tmp_path: Path) -> None:
