@@ -92,6 +92,28 @@ def test_folding_keeps_the_function(model: Path, capsys: pytest.CaptureFixture[s
     )
 
 
+def test_constants_of_the_file_are_neither_measured_nor_updated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.random((4, 3, 3, 3)), "two": np.full((1, 1, 1, 3), 2), "v": rng.random((2, 4, 1, 1))}
+    nodes = [
+        onnx.helper.make_node("Mul", ["w", "two"], ["made"]),
+        onnx.helper.make_node("Conv", ["x", "made"], ["a"]),
+        onnx.helper.make_node("Conv", ["a", "v"], ["y"]),
+    ]
+    of = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "fixed", [of("x", 1, [1, 3, 8, 8])], [of("y", 1, None)],
+        [onnx.numpy_helper.from_array(a.astype(np.float32), name) for name, a in arrays.items()],
+    )  # fmt: skip
+    path, worth = tmp_path / "fixed.onnx", tmp_path / "worth.json"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    assert len(imported(str(path)).fixed) == 1
+    assert asked(capsys, "value", path, "--by", "magnitude", "-o", worth)["values"].keys() == {"v"}
+    assert asked(capsys, "plan", path, "--l2", "10kB", "--value", worth)["update"].keys() == {"v"}
+
+
 def test_schemas_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     for what in ("plan", "network"):
         assert json.loads(said(capsys, "schema", what)[0])["title"]

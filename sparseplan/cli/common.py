@@ -74,6 +74,8 @@ def origin_of(args: argparse.Namespace) -> Imported:
         progress_end()
         for note in _few(known.notes):
             print(f"note: {note}", file=sys.stderr)
+        if hasattr(args, "never"):  # measures and units leave alone what the origin does not train
+            args.never = [*args.never, *known.fixed]
         args._origin = known
     return known
 
