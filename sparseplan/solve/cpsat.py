@@ -6,16 +6,17 @@ One worker by default, since several race and so differ from run to run. A solve
 
 from __future__ import annotations
 
-import math
 import threading
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
 
 from ortools.sat.python import cp_model
 
-from sparseplan.errors import InternalError, ProblemError
+from sparseplan.errors import InternalError
+from sparseplan.solve import clock as clocks
+from sparseplan.solve.clock import Clock as Clock
+from sparseplan.solve.clock import Limits as Limits
 
 Status = Literal["OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN"]
 Sense = Literal["max", "min"]
@@ -30,67 +31,10 @@ _STATUS: dict[Any, Status] = {
 
 # Seconds for confirming that a model has no solution.
 _CONFIRM_SECONDS = 2.0
+# Seconds between looks at a search that runs in a thread.
+_POLL = 0.2
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When to stop, and which seed to use.
-
-    Attributes:
-        seconds: wall-clock seconds over all that one call does; None for no limit.
-        seed: any integer in [0, 2**31); same seed and inputs, same answer, unless ``seconds`` cut it short.
-        work: the like of ``seconds`` in CP-SAT's deterministic seconds, for answers that must be reproducible
-            even when cut short; None for no limit.
-    """
-
-    seconds: float | None = None
-    seed: int = 0
-    work: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("seconds", "work"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ProblemError(f"{name}={value!r} is not a limit; give a number >= 0, or None for no limit")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise ProblemError(f"seed={self.seed!r} is not a seed; give an integer in [0, 2147483648)")
-
-
-@dataclass(slots=True)
-class Clock:
-    """What is left of some limits, for calls that solve several models under one limit."""
-
-    limits: Limits
-    began: float = field(default_factory=time.perf_counter)
-    worked: float = 0.0
-
-    def elapsed(self) -> float:
-        """Wall-clock seconds since the clock was made."""
-        return time.perf_counter() - self.began
-
-    def left(self, seconds: float | None = None, work: float | None = None) -> Limits:
-        """The limits that remain, further cut to ``seconds`` and ``work`` from now."""
-        rest = None if self.limits.seconds is None else max(0.0, self.limits.seconds - self.elapsed())
-        toil = None if self.limits.work is None else max(0.0, self.limits.work - self.worked)
-        return Limits(_least(rest, seconds), self.limits.seed, _least(toil, work))
-
-    def late(self) -> bool:
-        """Whether no seconds are left."""
-        return self.left().seconds == 0
-
-    def passed(self) -> bool:
-        """Whether no seconds or no work is left."""
-        return self.late() or self.left().work == 0
-
-    def spend(self, work: float) -> None:
-        """Count deterministic seconds as used."""
-        self.worked += work
-
-
-def _least(a: float | None, b: float | None) -> float | None:
-    return min((x for x in (a, b) if x is not None), default=None)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +98,10 @@ def solve(
         settings.max_deterministic_time = limits.work
     for name, value in (parameters or {}).items():
         setattr(settings, name, value)
-    began = time.perf_counter()
+    began = clocks.now()
     settings.catch_sigint_signal = False  # it would end this search as if in time, and the caller go on
-    status = _STATUS.get(_interruptible(solver, model))
-    seconds = time.perf_counter() - began
+    status = _STATUS.get(_interruptible(solver, model, limits))
+    seconds = clocks.now() - began
     if status is None:
         raise InternalError(f"CP-SAT rejects the model: {model.validate()}")
     response = solver.response_proto
@@ -168,30 +112,40 @@ def solve(
     return Outcome(status, objective, bound, values, seconds, float(response.deterministic_time))
 
 
-def _interruptible(solver: cp_model.CpSolver, model: cp_model.CpModel) -> Any:
-    """Solve in a thread, so that Ctrl-C reaches Python at once: the search is stopped, then it is raised."""
-    if threading.current_thread() is not threading.main_thread():
-        return solver.solve(model)
-    result: list[Any] = []
+def _interruptible(solver: cp_model.CpSolver, model: cp_model.CpModel, limits: Limits) -> Any:
+    """Solve in a thread, so that Ctrl-C reaches Python at once and the pulse beats meanwhile.
+
+    Presolve heeds its limit of seconds now and then only, so the search is also stopped from here.
+    """
+    deadline = Clock(limits)
+    return interruptible(lambda: solver.solve(model), solver.stop_search, deadline)
+
+
+def interruptible(work: Callable[[], _T], stop: Callable[[], None] | None, clock: Clock) -> _T:
+    """What ``work`` returns, run in a thread; ``stop`` (again and again) once the clock is late, or at Ctrl-C.
+
+    Without ``stop`` the work cannot be ended from outside: at Ctrl-C it is left alone, to end by its own limits.
+    """
+    result: list[_T] = []
     failure: list[BaseException] = []
     done = threading.Event()  # a join that is interrupted takes the thread for dead (Python 3.11)
 
-    def work() -> None:
+    def run() -> None:
         try:
-            result.append(solver.solve(model))
+            result.append(work())
         except BaseException as error:
             failure.append(error)
         finally:
             done.set()
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     try:
-        while not done.wait(0.2):
-            pass
-    except KeyboardInterrupt:
-        while not done.wait(0.02):
-            solver.stop_search()  # in vain until the search has begun
+        while not done.wait(_POLL):
+            if clock.late() and stop is not None:
+                stop()
+    except BaseException:  # Ctrl-C, or what the report of progress raises
+        while stop is not None and not done.wait(0.02):
+            stop()  # in vain until the search has begun
         raise
     if failure:
         raise failure[0]

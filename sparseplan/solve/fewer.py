@@ -7,6 +7,7 @@ for which ``rematintervals`` scales to a thousand ops. What it finds is taken wh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sparseplan.liveness import analyse
 from sparseplan.recompute import Savings, apply
@@ -40,7 +41,7 @@ def fewer_macs(graph: TrainingGraph, decisions: Decisions, budget: int, limits: 
         ways.append({})
     for picks in ways:
         base = graph.restrict(UpdateSet(decisions.update), picks)
-        answer = solve_intervals(instance(base), budget, Limits(seconds, limits.seed), close=0.002)
+        answer = solve_intervals(instance(base), budget, replace(limits, seconds=seconds), close=0.002)
         if answer.status not in ("OPTIMAL", "FEASIBLE"):
             continue
         reruns = frozenset((base.steps[o].op, base.steps[i].name) for o, i in answer.reruns)

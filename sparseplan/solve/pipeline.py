@@ -10,7 +10,6 @@ leave the bound as it is; those merely not placed stay in the bound.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -108,9 +107,9 @@ class Pipeline:
     ) -> None:
         """``order``: what is lowest among plans of equal value, the most important first; ``lowered``: the
         problem's network in stripes."""
-        self.began = time.perf_counter()
-        self.problem, self.limits, self.order = problem, limits or Limits(), order
-        self.progress = progress or (lambda _: None)
+        self.problem, self.order = problem, order
+        self.limits = (limits or Limits()).told(progress)
+        self.progress = self.limits.say
         self.effort = effort or Effort()
         self.clock = Clock(self.limits)
         self.lowered = lowered or Lowered(problem.network, problem.network, (), {})
@@ -129,7 +128,7 @@ class Pipeline:
 
     def again(self, problem: Problem) -> Plan:
         """The best plan for the same problem under a budget of main memory, or of MACs, that is no larger."""
-        self.began, self.clock, self.problem = time.perf_counter(), Clock(self.limits), problem
+        self.clock, self.problem = Clock(self.limits), problem
         self.program.ask(problem)
         return self.run()
 
@@ -224,11 +223,11 @@ class Pipeline:
 
     def unsearched(self, live: int | None) -> Decisions | None:
         """Good decisions that take next to no search, of live bytes within ``live``; None where the least take more."""
-        began, seconds = time.perf_counter(), self.limits.seconds
-        most = math.inf if seconds is None else max(PLACING * seconds, LEAST_SECONDS)
+        seconds = self.limits.seconds
+        clock = self.clock.part(None if seconds is None else max(PLACING * seconds, LEAST_SECONDS))
 
         def fits(update: Mapping[str, float]) -> bool:
-            return time.perf_counter() - began <= most and self.allowed(Decisions(update, {}), live)
+            return not clock.late() and self.allowed(Decisions(update, {}), live)
 
         update = greedy(self.problem, fits)
         quick = None if update is None else Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
@@ -280,7 +279,7 @@ class Pipeline:
         """Limits that leave some of the time for what comes after."""
         left = self.clock.left(work=work)
         seconds = None if left.seconds is None else max(share * left.seconds, LEAST_SECONDS)
-        return Limits(seconds, left.seed, left.work)
+        return replace(left, seconds=seconds)
 
     def obliged(self) -> Found | None:
         """What has to be updated and nothing else, with ops run again where that is needed to fit."""
@@ -364,7 +363,7 @@ class Pipeline:
 
     def answer(self, found: Found | None, bound: float) -> Plan:
         """The plan for what was found; nothing else has more value than ``bound``."""
-        seconds = time.perf_counter() - self.began
+        seconds = self.clock.elapsed()
         resolution = self.program.resolution
         if found is None:
             return Plan(self.problem, "UNKNOWN", -math.inf, bound, resolution, seed=self.limits.seed,
@@ -392,7 +391,7 @@ class Pipeline:
     def infeasible(self) -> Plan:
         """Name the binding level, what does not fit there, and the fewest bytes that would do."""
         reason = whynot.reason(self)
-        seconds = time.perf_counter() - self.began
+        seconds = self.clock.elapsed()
         return Plan(self.problem, "INFEASIBLE", -math.inf, -math.inf, reason=reason, seed=self.limits.seed,
                     solve_seconds=seconds)  # fmt: skip
 
