@@ -25,7 +25,7 @@ class OutOfTime(Exception):
 
 @dataclass
 class Pulse:
-    """Progress in lines of text; the last one is told again, with the seconds gone by, where nothing is new for long."""
+    """Progress in lines of text; the last one is told again, with the seconds so far, where nothing is new for long."""
 
     tell: Callable[[str], None]
     text: str = "searching"
