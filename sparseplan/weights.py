@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from sparseplan.builder import check_parameters
 from sparseplan.errors import DataError, near
 from sparseplan.network import Network
+from sparseplan.npzfile import read_npz
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
@@ -21,6 +20,8 @@ Weights = dict[str, npt.NDArray[np.float32]]
 PRETRAINED = {"mobilenetv2_digits": "mobilenetv2_digits.npz", "upydnet": "upydnet_rooms.npz"}
 #: bytes that a file of weights may have beyond its network's own (npy headers)
 _HEADER = 1024
+#: arrays that a file of weights may have
+MAX_ENTRIES = 100_000
 
 
 def read_weights(path: str | os.PathLike[str], network: Network) -> Weights:
@@ -32,18 +33,7 @@ def read_weights(path: str | os.PathLike[str], network: Network) -> Weights:
     """
     where = f"weights {os.fspath(path)!r}"
     most = 8 * sum(network.tensor[p].elements for p in network.parameters) + _HEADER * (len(network.parameters) + 1)
-    try:
-        with zipfile.ZipFile(Path(path)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > most:  # said by the file's directory, so before anything is unpacked
-            raise DataError(f"{where} unpacks to {size:,} bytes; network {network.name!r} has at most {most:,}")
-        with np.load(Path(path), allow_pickle=False) as file:
-            arrays: dict[str, Any] = {name: file[name] for name in file.files}
-    except DataError:
-        raise
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{where} cannot be read as an npz of plain arrays: {reason}") from None
+    arrays: dict[str, Any] = dict(read_npz(path, most, "weights", MAX_ENTRIES))
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu":
             raise DataError(f"{where}: array {name!r} has dtype={array.dtype}; give floats")

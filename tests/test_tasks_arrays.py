@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import sparseplan as sp
 from sparseplan.errors import DataError
-from sparseplan.tasks.arrays import number, read_npy, read_npz, text
+from sparseplan.npzfile import read_npy, read_npz
+from sparseplan.tasks.arrays import number, text
+from sparseplan.weights import read_weights
 
 DTYPES = st.sampled_from(["<f4", "<f8", ">f4", "<i2", "|u1", "<i8", "|b1", "<U3"])
 
@@ -159,3 +162,18 @@ def test_texts() -> None:
     assert text(np.array("depth"), "kind") == "depth"
     with pytest.raises(DataError, match=r"kind of dtype=int64 and shape \(\) must be one text"):
         text(np.array(3), "kind")
+
+
+@pytest.mark.parametrize("descr", ["'<f4'", "'<f8'", "'|u1'"])
+@pytest.mark.parametrize("shape", ["(1099511627776,)", "(1048576, 1048576)", "(2000,)"])
+def test_weights_that_declare_more_than_they_hold_allocate_nothing(tmp_path: Path, descr: str, shape: str) -> None:
+    b = sp.NetworkBuilder("small")
+    network = b.build(b.linear(b.input("x", (8,)), 4, name="fc"))
+    path = tmp_path / "weights.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fc.weight.npy", header(descr, shape) + b"\0" * 8)
+    with pytest.raises(
+        DataError, match=r"weights '.*weights.npz': array 'fc.weight' declares shape=.* bytes"
+    ) as caught:
+        read_weights(path, network)
+    assert "\n" not in str(caught.value)

@@ -35,7 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseplan.errors import DataError, SparseplanError
-from sparseplan.tasks.arrays import Array, number, read_npy
+from sparseplan.npzfile import Array, read_npy
+from sparseplan.tasks.arrays import number
 from sparseplan.tasks.base import Split
 from sparseplan.tasks.depth import F32, LABELS
 from sparseplan.tasks.real import SETTINGS, RealDepthTask, check_labels, dense_label, one_fb, pictures, sensor_split

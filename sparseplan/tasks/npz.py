@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from sparseplan.errors import DataError, SparseplanError, near
+from sparseplan.npzfile import read_npz
 from sparseplan.run.trainer import TrainSettings
-from sparseplan.tasks.arrays import number, read_npz, text
+from sparseplan.tasks.arrays import number, text
 from sparseplan.tasks.base import Array, Split, Task
 from sparseplan.tasks.classify import SETTINGS as CLASSIFY
 from sparseplan.tasks.classify import ClassificationTask
