@@ -1,4 +1,4 @@
-"""The command line. Bad input: one message on stderr, exit code 2. No plan: exit code 1."""
+"""The command line. Bad input: one message on stderr, exit code 2. No plan: exit code 1; one without updates: 3."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except InternalError as error:
         print(f"sparseplan: internal error: {error}; please report it with the command", file=sys.stderr)
-        return 3
+        return 4
     except BrokenPipeError:  # the reader (head, less) left; keep Python from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -26,6 +26,8 @@ from sparseplan.value.units import Unit, units_of
 from sparseplan.weights import pretrained, read_weights
 
 Handler = Callable[[argparse.Namespace], int]
+#: exit code of a plan that updates nothing
+NOTHING = 3
 #: measures that look at the data
 _WITH_DATA = frozenset(VALUES) - {"count", "magnitude"}
 
@@ -33,6 +35,11 @@ _WITH_DATA = frozenset(VALUES) - {"count", "magnitude"}
 def show(args: argparse.Namespace, data: Any, text: str) -> None:
     """Print one JSON value, or text."""
     print(json.dumps(data, indent=2, allow_nan=False) if args.json else text)
+
+
+def solved(feasible: bool, updates: bool) -> int:
+    """Exit code of a search: 0 with a plan that updates something, 3 with one that updates nothing, 1 without."""
+    return (0 if updates else NOTHING) if feasible else 1
 
 
 def progress(text: str) -> None:

@@ -16,6 +16,13 @@ from sparseplan.value import VALUES
 from sparseplan.version import __version__
 
 
+#: what every command's help ends with
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 no plan fits, or a check failed; 2 bad input; 3 solved, but the plan updates nothing (the "
+    "report says why); 4 a bug in sparseplan; 130 interrupted."
+)
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors in the tool's own manner: what is wrong, near matches by argparse, exit code 2."""
 
@@ -25,12 +32,13 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    top = _Parser(prog="sparseplan", description="Exact plans for fine-tuning networks in a microcontroller's memory.")
+    top = _Parser(prog="sparseplan", description="Exact plans for fine-tuning networks in a microcontroller's memory.",
+                  epilog=EXIT_CODES)  # fmt: skip
     top.add_argument("--version", action="version", version=f"sparseplan {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, help_: str, handler: Handler) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help_, description=help_)
+        sub = commands.add_parser(name, help=help_, description=help_, epilog=EXIT_CODES)
         sub.add_argument("--json", action="store_true", help="print one JSON value instead of text")
         sub.set_defaults(handler=handler)
         return sub

@@ -17,6 +17,7 @@ from sparseplan.cli.common import (
     progress,
     progress_end,
     show,
+    solved,
     task_of,
     training_settings,
     weights_of,
@@ -48,7 +49,7 @@ def plan(args: argparse.Namespace) -> int:
     beside, table_ = comparing.told(answer, others)
     text = [report.describe(answer), *text, *table_]
     show(args, {**report.summary(answer), **data, **beside}, "\n\n".join(text))
-    return 0 if answer.feasible else 1
+    return solved(answer.feasible, bool(answer.update))
 
 
 def pareto(args: argparse.Namespace) -> int:
@@ -75,7 +76,7 @@ def pareto(args: argparse.Namespace) -> int:
     if trained is not None:
         text += "\n\n" + report.trained_text(trained)
     show(args, _front_json(front, trained) if args.json else None, text)
-    return 0
+    return solved(bool(front.points), any(p.update for p in front.points))
 
 
 def _train(args: argparse.Namespace, front: sweep.Front) -> TrainedFront:

@@ -12,6 +12,7 @@ from sparseplan.errors import PlanError
 from sparseplan.inspection import inspect_rows
 from sparseplan.network import Network
 from sparseplan.plan import PlacedBuffer, Plan
+from sparseplan.report.nothing import nothing_rows, stopped_text, why_nothing
 from sparseplan.report.savings import ADDED, copies, mark_savings, saving_rows, saving_text
 from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.tables import table
@@ -102,7 +103,7 @@ def _share(r: float) -> str:
 def _updated(plan: Plan) -> str:
     network = plan.problem.network
     if not plan.update:
-        return "nothing is updated: no update has value within the budget"
+        return "\n".join(["nothing is updated:", *(f"  {line}" for line in why_nothing(plan))])
     rows: list[list[object]] = []
     for op in network.ops:
         parts = [(slot, p) for slot, p in op.params.items() if p in plan.update]
@@ -156,10 +157,15 @@ def _binding(plan: Plan) -> str:
     if missing and capacity is not None:
         names = ", ".join(f"{p} ({v:g})" for v, p in missing[:3])
         lines.append(f"left out for lack of room (value): {names}" + (" …" if len(missing) > 3 else ""))
+    elif not plan.update:
+        pass  # told above
     elif not missing:
         less = any(s.kind in ADDED for s in plan.steps)
         lines.append("everything of value is updated" if less else
                      "the budget does not bind: everything of value is updated")  # fmt: skip
+        if stopped := stopped_text(plan.problem.network):
+            lines[-1] += ", as far as the gradient reaches"
+            lines += stopped
     return "\n".join(lines)
 
 
@@ -177,6 +183,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         "bound": plan.bound if abs(plan.bound) != float("inf") else None,
         "gap": plan.gap if finite else None,
         "update": dict(plan.update),
+        "nothing": nothing_rows(plan),
         "budget_bytes": {v.name: v.bytes for v in device.levels if v.bytes is not None},
         "reserved_bytes": {v.name: v.reserved for v in device.levels},
         "peak_bytes": dict(plan.peak_bytes),
