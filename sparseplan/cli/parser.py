@@ -15,7 +15,6 @@ from sparseplan.tasks import TASKS
 from sparseplan.value import VALUES
 from sparseplan.version import __version__
 
-
 #: what every command's help ends with
 EXIT_CODES = (
     "Exit codes: 0 done; 1 no plan fits, or a check failed; 2 bad input; 3 solved, but the plan updates nothing (the "
