@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -67,13 +67,17 @@ def differentiate(
 
 
 def trace(
-    network: Network, options: TrainingOptions, choices: Mapping[str, Sequence[float]] | None = None
+    network: Network,
+    options: TrainingOptions,
+    choices: Mapping[str, Sequence[float]] | None = None,
+    look: Callable[[], None] | None = None,
 ) -> TrainingGraph:
     """The training graph over all update sets that ``choices`` allows.
 
     Args:
         choices: parameter name to the fractions allowed; a parameter that is absent is frozen.
             None allows every one of ``FRACTIONS`` of every parameter that can be updated, int8 ones aside.
+        look: called at every op; what it raises ends the walk, as where time is up.
 
     Raises:
         ProblemError: a choice that cannot be updated (unknown, no path to the loss).
@@ -81,7 +85,7 @@ def trace(
     if choices is None:
         reached = reached_by_gradient(network, infos(network))
         choices = {p: FRACTIONS for p in network.parameters if by_default(network, reached, p)}
-    return _Walk(network, options, choices).run()
+    return _Walk(network, options, choices).run(look or (lambda: None))
 
 
 class _Walk(Arguments):
@@ -153,12 +157,14 @@ class _Walk(Arguments):
             self.up[op.output] = any_of(*masks)
 
     # -- the walk ---------------------------------------------------------------------------------
-    def run(self) -> TrainingGraph:
+    def run(self, look: Callable[[], None]) -> TrainingGraph:
         for op in self.relevant:
+            look()
             if not self.composites.free(op):
                 self.forward(op)
         self.loss()
         for op in reversed(self.relevant):
+            look()
             if op.name in self.grad_reach and not self.composites.free(op):
                 self.backward(op)
         self.steps += self.deferred

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -96,8 +96,11 @@ def of_height(height: int, rows: int) -> tuple[Range, ...]:
     return tuple((lo, min(lo + rows, height)) for lo in range(0, height, rows))
 
 
-def lower(network: Network, groups: Sequence[Stripes]) -> Lowered:
+def lower(network: Network, groups: Sequence[Stripes], look: Callable[[], None] | None = None) -> Lowered:
     """The network with each group run in stripes; parameters, inputs and outputs keep their names.
+
+    Args:
+        look: called at every stripe; what it raises ends the work, as where time is up.
 
     Raises:
         ProblemError: an op that is unknown, in two groups, or cannot work by rows; a group that is not
@@ -107,7 +110,7 @@ def lower(network: Network, groups: Sequence[Stripes]) -> Lowered:
     taken: set[str] = set()
     for group in groups:
         _check_names(network, group, taken)
-    lowering = _Lowering(network)
+    lowering = _Lowering(network, look or (lambda: None))
     for i, group in enumerate(groups):
         lowering.add(i, group)
     return Lowered(lowering.finish(), network, tuple(groups), MappingProxyType(lowering.origin))
@@ -135,13 +138,14 @@ class _Made:
 
 
 class _Lowering:
-    def __init__(self, network: Network) -> None:
-        self.original = network
+    def __init__(self, network: Network, look: Callable[[], None]) -> None:
+        self.original, self.look = network, look
         self.infos: dict[str, OpInfo] = infos(network)
         self.ops: list[Op] = list(network.ops)
         self.tensors: dict[str, Tensor] = dict(network.tensor)
         self.origin: dict[str, Origin] = {}
         self.count: Counter[str] = Counter()  # stripes made of each op so far
+        self.made: set[str] = set()  # what the ops of the group in hand make
 
     # -- one group ------------------------------------------------------------------------------------
     def add(self, index: int, group: Stripes) -> None:
@@ -160,7 +164,9 @@ class _Lowering:
             raise ProblemError(f"stripes: rows={group.rows} must end at {height}, the rows of {outputs[-1].output!r}")
         joined: dict[str, list[tuple[str, Range, Range]]] = {op.output: [] for op in outputs}
         body: list[Op] = []
+        self.made = set()
         for k in range(len(group.rows)):
+            self.look()
             wanted = {op.output: self._share(op, group, k) for op in outputs}
             plan = self._needs(inside, wanted)
             names = self._emit(index, k, inside, plan, body)
@@ -277,6 +283,7 @@ class _Lowering:
             self.tensors[output] = Tensor(output, shape, "activation", like.dtype, like.scale)
             name = f"{op.name}@{number}"
             body.append(Op(name, op.kind, tuple(inputs), output, op.params, made.how.attrs))
+            self.made.add(output)
             self.origin[name] = Origin(op.name, index, k, made.rows)
             names[op.output] = output
         return names
@@ -287,16 +294,17 @@ class _Lowering:
             return tensor
         lo, hi = wanted[0] - there[0], wanted[1] - there[0]
         name = f"{tensor}[{lo}:{hi}]"
-        if not any(op.output == name for op in body):
+        if name not in self.made:
             number, base = 2, name
             while name in self.tensors:  # of another group, and perhaps made later
                 name, number = f"{base} ({number})", number + 1
-                if any(op.output == name for op in body):
+                if name in self.made:
                     return name
             like = self.tensors[tensor]
             self.tensors[name] = Tensor(name, (like.shape[0], hi - lo, like.shape[2]), "activation", like.dtype,
                                         like.scale)  # fmt: skip
             body.append(Op(name, "rows", (tensor,), name, {}, {"lo": lo, "hi": hi}))
+            self.made.add(name)
         return name
 
     # -- all of them -------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ traffic then depends on ``n`` alone. Only where padding clips a halo may a large
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import permutations, product
 from typing import Any
@@ -126,6 +126,7 @@ def best_tile(
     alignment: int = 1,
     mac_per_cycle: float | None = None,
     dma_bytes_per_cycle: float | None = None,
+    look: Callable[[], None] | None = None,
 ) -> Tile | None:
     """The optimal tile of a pass, or None when no tile fits.
 
@@ -137,6 +138,7 @@ def best_tile(
         alignment: of every buffer, a power of two.
         mac_per_cycle, dma_bytes_per_cycle: rates of the device, if known; they add ``cycles`` to the
             result and do not change the choice.
+        look: called again and again during the search; what it raises ends it, as where time is up.
 
     Raises:
         ProblemError: a dtype, budget or alignment that makes no sense, or a space too large to
@@ -146,7 +148,7 @@ def best_tile(
     _check(space, dtype, alignment)
     if not isinstance(budget_bytes, int) or isinstance(budget_bytes, bool) or budget_bytes < 0:
         raise ProblemError(f"L1 budget_bytes={budget_bytes!r} must be an integer >= 0")
-    found = _search(space, BITS[dtype], budget_bytes, bool(double_buffer), alignment)
+    found = _search(space, BITS[dtype], budget_bytes, bool(double_buffer), alignment, _Look(look))
     if found is None:
         return None
     sizes, order, key = found
@@ -162,6 +164,11 @@ def smallest_tile_bytes(space: TileSpace, dtype: str, double_buffer: bool, align
     Buffers grow with tile sizes, save that a whole axis may spare the second buffer: so each axis
     is either cut as finely as it can be or left whole.
     """
+    return _smallest(space, dtype, bool(double_buffer), alignment)
+
+
+@lru_cache(maxsize=4096)
+def _smallest(space: TileSpace, dtype: str, double_buffer: bool, alignment: int) -> int:
     _check(space, dtype, alignment)
     order = tuple(axis for axis, _ in space.axes)
     choices = product(*({min(grain(space, axis), extent), extent} for axis, extent in space.axes))
@@ -310,9 +317,20 @@ def _orders(space: TileSpace, tiled: tuple[str, ...]) -> list[tuple[tuple[str, .
     return [(seen[key] + whole, [tuple(sorted(repeats)) for repeats in key]) for key in best]
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A look at the clock. To the cache of results all are the same; a search that one ends leaves no result."""
+
+    call: Callable[[], None] | None = field(default=None, compare=False)
+
+    def __call__(self) -> None:
+        if self.call is not None:
+            self.call()
+
+
 @lru_cache(maxsize=4096)
 def _search(
-    space: TileSpace, bits: int, budget: int, double_buffer: bool, alignment: int
+    space: TileSpace, bits: int, budget: int, double_buffer: bool, alignment: int, look: _Look
 ) -> tuple[dict[str, int], tuple[str, ...], tuple[int, int, int]] | None:
     """(sizes, order, (dma bytes, tiles, l1 bytes)) of the best tile, or None."""
     axes = space.axes
@@ -332,7 +350,7 @@ def _search(
     step = max(1, CHUNK // max(1, combinations // len(sizes[0]))) if axes else 1
     for start in range(0, len(sizes[0]) if axes else 1, step):
         part = [sizes[0][start : start + step], *sizes[1:]] if axes else []
-        found = _search_part(space, part, bits, budget, double_buffer, alignment)
+        found = _search_part(space, part, bits, budget, double_buffer, alignment, look)
         if found is not None and (best is None or found[0] < best[0]):
             best = found
     if best is None:
@@ -343,7 +361,7 @@ def _search(
 
 
 def _search_part(
-    space: TileSpace, sizes: list[Ints], bits: int, budget: int, double_buffer: bool, alignment: int
+    space: TileSpace, sizes: list[Ints], bits: int, budget: int, double_buffer: bool, alignment: int, look: _Look
 ) -> tuple[tuple[int, ...], tuple[str, ...]] | None:
     """The best of a grid of sizes: ((dma, tiles, l1, *sizes), order)."""
     axes = space.axes
@@ -380,6 +398,7 @@ def _search_part(
         here = np.flatnonzero(pattern == code)
         tiled = tuple(axis for k, (axis, _) in enumerate(axes) if code >> k & 1)
         for order, repeats in _orders(space, tiled):
+            look()
             dma = np.zeros(len(here), np.int64)
             for j, o in enumerate(space.operands):
                 times = moved[j][here]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sparseplan.device import Device
@@ -46,7 +46,8 @@ class Tiling:
     traffic of that pass.
     """
 
-    def __init__(self, device: Device, graph: TrainingGraph) -> None:
+    def __init__(self, device: Device, graph: TrainingGraph, look: Callable[[], None] | None = None) -> None:
+        """``look``: called again and again; what it raises ends the work, as where time is up."""
         self._tiles: dict[Pass, PlannedTile] = {}
         self.missing: list[Unfit] = []
         self._fewest: list[tuple[int, int]] = []
@@ -63,12 +64,15 @@ class Tiling:
                 conditions[key] = any_of(conditions.get(key, 0), step.when)
                 names.setdefault(key, step.name)
         for (op, pass_), when in conditions.items():
+            if look is not None:
+                look()
             info: OpInfo = graph.infos[op]
             space = op_def(info.kind).tile_space(info, pass_)
             if space is None:
                 continue
             if space not in known:
-                known[space] = best_tile(space, graph.options.dtype, capacity, device.double_buffer, level.alignment)
+                known[space] = best_tile(space, graph.options.dtype, capacity, device.double_buffer, level.alignment,
+                                         look=look)  # fmt: skip
             tile = known[space]
             if tile is not None:
                 self._tiles[op, pass_] = _planned(op, pass_, tile)
@@ -76,7 +80,8 @@ class Tiling:
             fewest = smallest_tile_bytes(space, graph.options.dtype, device.double_buffer, level.alignment)
             self._fewest.append((when, fewest + level.reserved))
             tags = tuple((o.tag, 0) for o in space.operands)
-            least = best_tile(space, graph.options.dtype, fewest, device.double_buffer, level.alignment)
+            least = best_tile(space, graph.options.dtype, fewest, device.double_buffer, level.alignment,
+                              look=look)  # fmt: skip
             if least is not None:
                 tags = tuple((o.tag, o.bytes * o.buffers) for o in least.operands)
             self.missing.append(Unfit(names[op, pass_], when, fewest, capacity, tags))
