@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from sparseplan.dtypes import TRAINABLE
-from sparseplan.errors import ProblemError, near
+from sparseplan.errors import PlanError, ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 
@@ -187,6 +187,9 @@ class Arg:
 class Step:
     """One kernel call.
 
+    An argument means what its tag says, wherever it stands; gradients of parts (``dx``, ``dy`` of the loss) share
+    a tag and say by ``channels`` and ``rows`` which part each is. ``verify`` also holds their order to one.
+
     Attributes:
         op: the op (or, of the loss, its kind).
         target: what is computed: ``y``, an auxiliary tag, a parameter slot, ``x0`` …
@@ -203,6 +206,20 @@ class Step:
     inplace: tuple[tuple[str, str], ...] = ()
     keep: int | None = None
     macs: int = 0
+
+    def read(self, tag: str) -> Arg:
+        """What is read under a tag; raises PlanError unless it is one argument."""
+        return self._one("reads", self.reads, tag)
+
+    def write(self, tag: str) -> Arg:
+        """What is written under a tag; raises PlanError unless it is one argument."""
+        return self._one("writes", self.writes, tag)
+
+    def _one(self, what: str, args: tuple[Arg, ...], tag: str) -> Arg:
+        found = [a for a in args if a.tag == tag]
+        if len(found) != 1:
+            raise PlanError(f"step {self.name!r} {what} {len(found)} arguments {tag!r}, not one; verify the plan")
+        return found[0]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sparseplan.ops import OpDef, OpInfo, loss_def, op_def
 from sparseplan.ops.base import Array
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.packing import pack, unpack
-from sparseplan.steps import PACKED_CODES, PACKED_SCALES, Arg, Step, TrainingOptions
+from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, Arg, Step, TrainingOptions
 
 Read = Callable[[], Array]
 Write = Callable[[Array], Array]
@@ -97,7 +97,7 @@ class Executor:
     def _loss(self, step: Step, storage: Storage) -> Kernel:
         definition = loss_def(step.op)
         attrs = {**definition.defaults, **self.options.loss_attrs}
-        output, target = storage.reader(step.reads[0]), storage.reader(step.reads[1])
+        output, target = storage.reader(step.read("y")), storage.reader(step.read("target"))
         writes = [(_cutter(a), storage.writer(a)) for a in step.writes]
         clock = self.clock
 
@@ -114,8 +114,9 @@ class Executor:
     def _update(self, step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
         optimizer, clock = self.optimizer, self.clock
         mean = self.options.gradients == "accumulate"
-        grad, param, *states = [storage.reader(a) for a in step.reads]
-        put, *put_states = [storage.writer(a) for a in step.writes]
+        kept_states = OPTIMIZERS[self.options.optimizer]
+        grad, param, *states = [storage.reader(step.read(tag)) for tag in ("grad", "param", *kept_states)]
+        put, *put_states = [storage.writer(step.write(tag)) for tag in ("param", *kept_states)]
         kept: tuple[slice, ...] | None = None
         if step.keep is not None:
             fraction = d.fraction(info, step.target)
@@ -142,7 +143,7 @@ class Executor:
 
 def _copy(step: Step, storage: Storage) -> Kernel:
     """A tensor copied between levels, as a DMA does."""
-    read, write = storage.reader(step.reads[0]), storage.writer(step.writes[0])
+    read, write = storage.reader(step.read("x0")), storage.writer(step.write("y"))
 
     def run() -> None:
         write(read())
@@ -152,7 +153,8 @@ def _copy(step: Step, storage: Storage) -> Kernel:
 
 def _pack(step: Step, storage: Storage) -> Kernel:
     """A tensor quantised to 8 bits."""
-    read, (codes, scales) = storage.reader(step.reads[0]), (storage.writer(a) for a in step.writes)
+    read = storage.reader(step.read("x0"))
+    codes, scales = (storage.writer(step.write(tag)) for tag in (PACKED_CODES, PACKED_SCALES))
 
     def run() -> None:
         for write, array in zip((codes, scales), pack(read()), strict=True):
@@ -162,9 +164,10 @@ def _pack(step: Step, storage: Storage) -> Kernel:
 
 
 def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
-    inputs = [storage.reader(a) for a in step.reads[: len(info.inputs)]]
-    params = [(a.tag, storage.reader(a)) for a in step.reads[len(info.inputs) :]]
-    y_arg, *extra = step.writes
+    tags = [f"x{i}" for i in range(len(info.inputs))]
+    inputs = [storage.reader(step.read(tag)) for tag in tags]
+    params = [(a.tag, storage.reader(a)) for a in step.reads if a.tag not in tags]
+    y_arg, extra = step.write("y"), [a for a in step.writes if a.tag != "y"]
     put = storage.writer(y_arg)
     before: list[tuple[str, Write]] = []
     after: list[tuple[str, Write]] = []
@@ -189,7 +192,7 @@ def _forward(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
 
 def _aux(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
     (arg,) = step.reads
-    read, write = storage.reader(arg), storage.writer(step.writes[0])
+    read, write = storage.reader(arg), storage.writer(step.write(step.target))
 
     def run() -> None:
         write(d.make_aux(info, step.target, arg.tag, read()))
@@ -198,13 +201,13 @@ def _aux(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
 
 
 def _saved(step: Step, storage: Storage) -> tuple[Read, list[tuple[str, Read]]]:
-    dy, *others = [a for a in step.reads if a.tag not in _SUMS]
-    return storage.reader(dy), [(a.tag, storage.reader(a)) for a in others]
+    others = [a for a in step.reads if a.tag not in ("dy", *_SUMS)]
+    return storage.reader(step.read("dy")), [(a.tag, storage.reader(a)) for a in others]
 
 
 def _grad_param(step: Step, info: OpInfo, d: OpDef, storage: Storage) -> Kernel:
     dy, saved = _saved(step, storage)
-    write = storage.writer(step.writes[0])
+    write = storage.writer(step.write("dp"))
     slot, keep = step.target, step.keep
     fraction = d.fraction(info, slot) if keep is not None else None
     rows = keep * fraction.rows if keep is not None and fraction is not None and fraction.rows is not None else None

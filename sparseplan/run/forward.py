@@ -34,7 +34,7 @@ class Forward:
         self.load(params)
         executor = Executor(infos(network), self._options, Optimizer(), Clock(0.0))
         loss = next(s for s in schedule.steps if s.kind == "loss")
-        self._program = Program(schedule, executor, self._store, lambda s: s.kind == "forward", loss.reads[0])
+        self._program = Program(schedule, executor, self._store, lambda s: s.kind == "forward", loss.read("y"))
 
     def load(self, params: Mapping[str, Array]) -> None:
         """Take these parameters from now on; raises DataError where they do not fit."""

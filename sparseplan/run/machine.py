@@ -109,7 +109,7 @@ class Machine:
             if step.kind == "loss":
                 found = loss or 0.0
             if step.kind == "grad_param" and self._on_gradient is not None:
-                written = step.writes[0].spans[0].value
+                written = step.write("dp").spans[0].value
                 self._on_gradient(self.values[written].tensor, self.arena.peek(written))
             self.arena.leave()
         return found

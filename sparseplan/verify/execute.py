@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Step, Value
+from sparseplan.units import align_up
 from sparseplan.verify.boxes import Matched, Piece, Wanted
 from sparseplan.verify.contents import Content, Held, LevelBytes
 from sparseplan.verify.facts import Facts
@@ -198,9 +199,10 @@ class _Execution:
                 paged = self.plan.steps[i].kind in ("page_out", "page_in")
                 if value.layout != "chw" and not wanted.boxed and not paged:
                     self.findings.add("step", where, f"{what} of {span.value!r}, stored by rows, without boxes")
-                if not wanted.boxed and (span.lo != 0 or not piece.bytes <= span.hi <= size):
+                stop = align_up(piece.bytes, self.facts.options.alignment)
+                if not wanted.boxed and (span.lo, span.hi) != (0, stop):
                     given = f"bytes [{span.lo}, {span.hi}) of {span.value!r}"
-                    self.findings.add("step", where, f"{what} in {given}: should be [0, {piece.bytes}) plus padding")
+                    self.findings.add("step", where, f"{what} in {given}: should be [0, {stop}), padding included")
                 self.check_level(where, what, value, step if step is not None else self.plan.steps[i], step is None)
                 end = piece.lo + piece.bytes
                 if not wanted.boxed or end == value.bytes:
@@ -226,9 +228,9 @@ class _Execution:
                 continue  # reported before, or in a moment
             lo, hi = pieces[0].lo, pieces[-1].lo + pieces[-1].bytes
             most = self.places.padded(span.value, self.facts.options.alignment) if hi == value.bytes else hi
-            if span.lo != lo or not hi <= span.hi <= most:
+            if (span.lo, span.hi) != (lo, most):
                 given = f"bytes [{span.lo}, {span.hi}) of {span.value!r}"
-                self.findings.add("step", where, f"{what} in {given}: should be [{lo}, {hi}) plus padding")
+                self.findings.add("step", where, f"{what} in {given}: should be [{lo}, {most}), padding included")
 
     def check_level(self, where: str, what: str, value: Value, step: Step, written: bool) -> None:
         """Kernels work in main memory, save for parameters that are read elsewhere; page steps cross levels."""
@@ -251,7 +253,8 @@ class _Execution:
                 break
             alive = b.start <= i < b.stop
             if not alive and step is not None and b.stop == i:
-                alive = any(x == name and self.takes_over(i, y, b) for y, x in step.inplace)
+                alive = any(x == name and self.takes_over(i, y, b) for y, x in step.inplace
+                            if self.places.base.get(y) == self.places.base[name])  # fmt: skip
             if alive:
                 at = max(at, b.lo + b.bytes)
         if at >= size:
@@ -317,6 +320,9 @@ class _Execution:
             assert isinstance(content.state, frozenset)
             if term in content.state:
                 self.findings.add("stale", where, f"adds to {p.value!r} what was added before")
+            elif term is not None and max(map(self.facts.rank, content.state)) > self.facts.rank(term):
+                self.findings.add("step", where, f"adds to {p.value!r} too late: terms are added from the loss back, "
+                                  "and sums depend on it")  # fmt: skip
             self.write(p.level, h.lo, h.hi, Content("gradient", p.piece.tensor, content.state | {term}), p.base)
 
     # -- in place -----------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class Facts:
         self.defs: dict[str, OpDef] = {op.name: op_def(op.kind) for op in self.network.ops}
         self.update = update
         self.loss_output = self.network.outputs[0]
+        self.position = {op.name: i for i, op in enumerate(self.network.ops)}
         self._roots(forwarded)
         self._reach()
         self._flow()
@@ -158,6 +159,11 @@ class Facts:
             root = self.images.names[number]
             if root in self.needed:
                 self.contributions[root][row].add((op, slot, 0))
+
+    def rank(self, term: Contribution) -> tuple[int, int, int]:
+        """Where a term comes in its gradient's sum: the loss's first, then those of ops from the last to the first."""
+        op, slot, part = term
+        return (-self.position.get(op, len(self.position)), slot, part)
 
     def users(self, p: str) -> list[tuple[Op, str]]:
         """The ops that a gradient of parameter ``p`` comes from, with slots; the owner where there is none."""

@@ -50,11 +50,17 @@ def check_values(facts: Facts, plan: Plan, findings: Findings) -> None:
     names: set[str] = set()
     layouts: dict[tuple[str, str], str] = {}
     kept: set[tuple[str, str]] = set()
+    used = {s.value for step in plan.steps for a in (*step.reads, *step.writes) for s in a.spans}
     for v in plan.values:
         where = f"value {v.name}"
         if v.name in names:
             findings.add("value", where, "is declared twice")
         names.add(v.name)
+        if v.name not in used:
+            findings.add("value", where, "is nothing that a step reads or writes")
+        # parameters and the target come from outside, and are known by these names there
+        if v.role in ("parameter", "target") and v.name != v.tensor:
+            findings.add("value", where, f"must be called {v.tensor!r}, since it is loaded by that name")
         specs = facts.specs(v)
         if not specs:
             findings.add("value", where, f"role={v.role!r} with tensor={v.tensor!r} is nothing that this step has")
@@ -108,6 +114,9 @@ def check_buffers(problem: Problem, plan: Plan, places: Places, findings: Findin
                              f"{places.base[name]}: they do not adjoin")  # fmt: skip
             if b.stop > count:
                 findings.add("lifetime", where, f"stop={b.stop} is behind the last of {count} steps")
+            if b.start != buffers[0].start and (value.role in ("target", "input")):
+                findings.add("lifetime", where, f"begins at step {b.start}, another piece of {name!r} at "
+                             f"{buffers[0].start}: it arrives in whole")  # fmt: skip
             if value.persistent and (b.start, b.stop) != (0, count):
                 findings.add("lifetime", where, f"lives [{b.start}, {b.stop}), but is persistent: [0, {count})")
 

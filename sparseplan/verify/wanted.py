@@ -107,9 +107,9 @@ class Expectations:
         return Wanted(tag, ((shape, None),), aux.dtype, (piece,))
 
     def _match(self, where: str, what: str, args: Sequence[Arg], wanted: Iterable[Wanted]) -> Matched:
-        """Pair arguments with what they must be, by tag."""
+        """Pair arguments with what they must be: these tags and no others, in this order."""
         found: Matched = []
-        left = list(args)
+        left, wanted = list(args), list(wanted)
         for w in wanted:
             same = [a for a in left if a.tag == w.tag]
             if not same:
@@ -119,6 +119,9 @@ class Expectations:
             found.append((same[0], w))
         for a in left:
             self.findings.add("step", where, f"{what} {a.tag!r}, which it must not, or twice")
+        given, right = [a.tag for a in args], [w.tag for w in wanted]
+        if given != right and sorted(given) == sorted(right):
+            self.findings.add("step", where, f"{what} {given}, which should be in the order {right}")
         return found
 
     def _value_of(self, arg: Arg) -> str:
@@ -190,6 +193,9 @@ class Expectations:
         cut = facts.fraction(facts.network.op[step.op].params[step.target]) if keep is not None else None
         if keep is not None and cut is not None and cut.rows is not None and facts.options.batch == 1:
             rows = keep * cut.rows
+        if len(roots) > 1 and len(shape) < 2:
+            self.findings.add("saved", where, f"reads {list(roots)} in 8 bits as one vector, but each has a scale of "
+                              "its own")  # fmt: skip
         if any(not s or s[1:] != shape[1:] for s in shapes) or sum(s[0] for s in shapes if s) < rows:
             self.findings.add("saved", where, f"reads {list(roots)} in 8 bits, which do not hold the {rows} channels "
                               f"of {tensor!r} that it needs")  # fmt: skip
@@ -261,10 +267,14 @@ class Expectations:
             apart += [PACKED_CODES, PACKED_SCALES]
             alternatives = tuple(a - {"x0"} for a in alternatives if "x0" in a)
         tags = self._needs(where, step, alternatives, apart)
-        reads = [self._dy(op.name), *(self._saved(step, tag, keep) for tag in tags), *packed]
-        # several ops may use a parameter: all but the first add to what the others have left
-        done, count = self.summed[p], len(facts.users(p))
+        reads = [self._dy(op.name), *(self._saved(step, tag, keep) for tag in tags)]
+        # several ops may use a parameter: all but the first add to what the others have left, from the loss back
+        users = [user.name for user, _ in reversed(facts.users(p))]
+        done, count = self.summed[p], len(users)
         self.summed[p] += 1
+        if op.name != users[min(done, count - 1)]:
+            self.findings.add("step", where, f"adds to the gradient of {p!r} as number {done + 1}, which should be in "
+                              f"the order {users}: sums depend on it")  # fmt: skip
         if facts.options.gradients == "fused":
             versions = (None if n == count else f"{n} of {count}" for n in (done, done + 1))
             left = [Content("parameter gradient", p, version) for version in versions]
@@ -277,7 +287,13 @@ class Expectations:
             before, after = (self._state(acc, "accumulator", s) for s in states)
             reads.append(self._cut("acc", "accumulator", p, before))
             writes = [self._cut("dp", "accumulator", p, after, add=True)]
-        return self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
+        reads += packed
+        found = self._match(where, "reads", step.reads, reads), self._match(where, "writes", step.writes, writes)
+        by_tag = {a.tag: a.spans for a in (*step.reads, *step.writes)}
+        if "acc" in by_tag and by_tag["acc"] != by_tag.get("dp"):
+            self.findings.add("step", where, f"adds to {self._names(by_tag['acc'])}, but writes "
+                              f"{self._names(by_tag.get('dp', ()))}")  # fmt: skip
+        return found
 
     def _update(self, where: str, step: Step) -> tuple[Matched, Matched]:
         facts, op = self.facts, self.facts.network.op[step.op]
@@ -305,18 +321,19 @@ class Expectations:
             return [], []
         tags = self._needs(where, step, d.needs_for_input(info, slot), ("dy", "dx"))
         reads = [self._dy(op.name), *(self._saved(step, tag, None) for tag in tags)]
-        rest = [a for a in step.reads if a.tag != "dx"]
+        rest, sums = [a for a in step.reads if a.tag != "dx"], [a for a in step.reads if a.tag == "dx"]
         writes = self._gradients(where, step, "dx", op.inputs[slot], op.name, slot)
         found = self._match(where, "reads", rest, reads)
-        added = [a.spans for a, _ in writes if a.add]
-        for a in step.reads:
-            if a.tag == "dx":
-                if a.spans not in added or not a.add:
-                    self.findings.add("step", where, "reads a gradient 'dx' that it does not add to")
-                else:
-                    added.remove(a.spans)
-        for spans in added:
-            self.findings.add("step", where, f"adds to {self._names(spans)} without reading it")
+        added = [a for a in step.writes if a.add]
+        for a in sums:
+            if a not in added:
+                self.findings.add("step", where, "reads a gradient 'dx' that it does not add to")
+        for a in added:
+            if a not in sums:
+                self.findings.add("step", where, f"adds to {self._names(a.spans)} without reading it")
+        if [*rest, *added] != [*step.reads]:
+            self.findings.add("step", where, f"reads {[a.tag for a in step.reads]}, which should end in the gradients "
+                              "that it adds to, each once, as it writes them")  # fmt: skip
         return found, writes
 
     @staticmethod
@@ -332,6 +349,9 @@ class Expectations:
         dtype = facts.options.dtype
         shape = facts.network.tensor[tensor].shape
         missing = [r for r in roots if r in facts.needed]
+        # kernels that compute the gradient of some channels alone are told which; others, which elements are kept
+        whole = all(facts.channel_range(tensor, k)[1] is not None for k in range(len(roots)))
+        by_channels = whole and op in facts.defs and facts.defs[op].partial_input
         found: Matched = []
         for arg in step.writes:
             role, root = self.roles.get(self._value_of(arg), ("", ""))
@@ -343,14 +363,14 @@ class Expectations:
             missing.remove(root)
             part = roots.index(root)
             flat, rows = facts.channel_range(tensor, part)
-            shapes: list[tuple[tuple[int, ...], tuple[int, int] | None]] = [(facts.batched(shape), None)]
+            form: tuple[tuple[int, ...], tuple[int, int] | None] = (facts.batched(shape), None)
             if len(roots) > 1:
-                shapes = [(facts.batched((flat[1] - flat[0],)), flat)]
-                if rows is not None:
-                    shapes.append((facts.batched((rows[1] - rows[0], *shape[1:])), rows))
+                form = (facts.batched((flat[1] - flat[0],)), flat)
+                if rows is not None and by_channels:
+                    form = (facts.batched((rows[1] - rows[0], *shape[1:])), rows)
             size = bytes_of(facts.options.batch * facts.network.tensor[root].elements, dtype)
             piece = Piece("gradient", root, size, None, (op, slot, part))
-            found.append((arg, Wanted(tag, tuple(shapes), dtype, (piece,), arg.add)))
+            found.append((arg, Wanted(tag, (form,), dtype, (piece,), arg.add)))
         for root in missing:
             self.findings.add("step", where, f"does not write the gradient of {root!r}, which is needed")
         return found

@@ -157,7 +157,7 @@ def _program(plan: Plan, parameters: Mapping[str, npt.NDArray[Any]], name: str, 
             updates = len(calls)
         calls += [(i, c) for c in (*arrivals.get(i, ()), *found)]
         if steps[i].kind == "grad_param":
-            value = lowering.values[steps[i].writes[0].spans[0].value]
+            value = lowering.values[steps[i].write("dp").spans[0].value]
             gradients.append((len(calls) - 1, number[value.tensor], value.bytes))
     ends: dict[str, int] = {}
     for b in plan.buffers:
@@ -209,7 +209,7 @@ def _parameters(plan: Plan, lowering: Lowering) -> tuple[Parameter, ...]:
         axis, kept, of = 0, 0, v.shape[0] if v.shape else 1
         if step is not None:
             kept = of
-            grad = step.reads[0].shape
+            grad = step.read("grad").shape
             if step.keep is not None:
                 axis = next((i for i, (m, n) in enumerate(zip(grad, v.shape, strict=True)) if m != n), 0)
                 kept, of = grad[axis], v.shape[axis]

@@ -59,11 +59,11 @@ class Context:
 
     def inputs(self, image: Image | None = None) -> Views:
         """Inputs of a forward step, by slot."""
-        return tuple(self.places.read(a, image) for a in self.step.reads[: len(self.info.inputs)])
+        return tuple(self.places.read(self.step.read(f"x{i}"), image) for i in range(len(self.info.inputs)))
 
     def y(self, image: Image | None = None) -> Views:
         """The output that a forward step writes."""
-        return (self.places.written(self.step.writes[0], self.info.output, image),)
+        return (self.places.written(self.step.write("y"), self.info.output, image),)
 
     def dx(self, image: Image | None = None) -> Views:
         """The parts of an input's gradient that a step writes."""
@@ -72,12 +72,12 @@ class Context:
 
     def dp(self) -> Views:
         """The parameter's gradient."""
-        (arg,) = self.step.writes
+        arg = self.step.write("dp")
         return (self.places.written(arg, arg.shape),)
 
     def dp_shape(self) -> Shape:
         """Shape of the parameter's gradient, cut where the parameter is updated in part."""
-        return self.step.writes[0].shape
+        return self.step.write("dp").shape
 
     def kept(self, whole: int) -> int:
         """Units of a parameter that is updated in part, else ``whole``."""

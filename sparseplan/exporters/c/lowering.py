@@ -16,7 +16,7 @@ from sparseplan.exporters.c.context import LOWER, LOWER_AUX, Context
 from sparseplan.exporters.c.views import Places, Views
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 from sparseplan.plan import Plan
-from sparseplan.steps import OPTIMIZERS, TARGET, Arg, Step, TrainingOptions
+from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Arg, Step, TrainingOptions
 
 #: the families of ops that enter their kernels in LOWER
 FAMILIES = (pointwise, dense, shapes, norms)
@@ -96,7 +96,7 @@ class Lowering:
         if step.kind == "update":
             return [self._update(context)]
         if step.kind == "aux":
-            return [self._aux(context, step.target, tuple(map(self.places.read, step.reads)), step.writes[0])]
+            return [self._aux(context, step.target, tuple(map(self.places.read, step.reads)), step.write(step.target))]
         if step.kind in ("forward", "recompute"):
             return self._forward(context)
         return [self._lower(context, step.kind)]
@@ -115,13 +115,14 @@ class Lowering:
     def _forward(self, c: Context) -> list[Call]:
         """The output; auxiliaries of inputs before it, as it may take their place, those of the output after it."""
         before, after = [], []
-        for arg in c.step.writes[1:]:
+        for arg in (a for a in c.step.writes if a.tag != "y"):
             sources = c.definition.aux(c.info)[arg.tag].sources[:1]
             if sources == ("y",):
                 (y,) = c.y()
                 after.append(self._aux(c, arg.tag, (replace(y, add=False),), arg))
                 continue
-            reads = [a for a in c.step.reads[: len(c.info.inputs)] if not sources or a.tag == sources[0]]
+            inputs = [c.step.read(f"x{i}") for i in range(len(c.info.inputs))]
+            reads = [a for a in inputs if not sources or a.tag == sources[0]]
             before.append(self._aux(c, arg.tag, tuple(map(self.places.read, reads)), arg))
         return [*before, self._lower(c, "forward"), *after]
 
@@ -136,18 +137,18 @@ class Lowering:
         if step.op not in _LOSSES:
             raise ExportError(f"loss {step.op!r} has no C kernel{near(step.op, _LOSSES)}; train with one of these")
         attrs = {**loss_def(step.op).defaults, **self.options.loss_attrs}
-        output, target = (self.places.read(a) for a in step.reads)
-        shape = step.reads[0].shape[1:]
+        output, target = (self.places.read(step.read(tag)) for tag in ("y", "target"))
+        shape = step.read("y").shape[1:]
         writes = tuple(self.places.written(a, shape) for a in step.writes)
         return Call(f"sp_{step.op}", (output, target), writes, (), tuple(float(attrs[n]) for n in _LOSSES[step.op]))
 
     def _move(self, step: Step) -> Call:
-        (x,), (y,) = step.reads, step.writes
+        x, y = step.read("x0"), step.write("y")
         size = bytes_of(math.prod(x.shape), x.dtype)
         return Call("sp_move", (self.places.read(x),), (self.places.written(y, y.shape[1:]),), (size,))
 
     def _pack(self, step: Step) -> Call:
-        (x,), (codes, scales) = step.reads, step.writes
+        x, codes, scales = step.read("x0"), step.write(PACKED_CODES), step.write(PACKED_SCALES)
         count = math.prod(scales.shape)
         view = self.places.read(x)
         made = (self.places.written(codes, codes.shape[1:]), self.places.read(scales))
@@ -155,9 +156,11 @@ class Lowering:
 
     def _update(self, c: Context) -> Call:
         step, kind = c.step, self.options.optimizer
-        grad, param, *states = (self.places.read(a) for a in step.reads)
-        writes = tuple(self.places.written(a, a.shape) for a in step.writes)
-        shape = step.writes[0].shape
+        kept = OPTIMIZERS[kind]
+        grad, param, *states = (self.places.read(step.read(tag)) for tag in ("grad", "param", *kept))
+        changed = [step.write(tag) for tag in ("param", *kept)]
+        writes = tuple(self.places.written(a, a.shape) for a in changed)
+        shape = changed[0].shape
         ints = (1, 1, 1, math.prod(shape))
         if step.keep is not None:
             cut = c.definition.fraction(c.info, step.target)
@@ -165,8 +168,6 @@ class Lowering:
                 raise ExportError(f"step {step.name!r} updates {step.keep} units of a parameter that cannot be cut")
             a = cut.axis
             ints = (math.prod(shape[:a]), shape[a], step.keep * cut.per_unit, math.prod(shape[a + 1 :]))
-        if len(states) != len(OPTIMIZERS[kind]):
-            raise ExportError(f"step {step.name!r} has {len(states)} states, {kind} keeps {len(OPTIMIZERS[kind])}")
         mean = int(self.options.gradients == "accumulate")
         return Call(f"sp_{kind}", (grad, param, *states), writes, (*ints, mean), self.hyper.floats(kind))
 
