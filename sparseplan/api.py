@@ -11,13 +11,12 @@ from typing import Any
 
 from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import InternalError, ProblemError
-from sparseplan.importers import Imported
 from sparseplan.jsonio import MAX_BYTES, Node, load
 from sparseplan.plan import Plan
 from sparseplan.problem import INT8_PRICE, Problem, Term, resolve_choices, resolve_ties, resolve_values
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.striped import solve
-from sparseplan.sources import Source, network
+from sparseplan.sources import Source, network_and_fixed
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions
 from sparseplan.value.valuefile import ValueTable, from_json, is_value_file
 from sparseplan.verify import verify
@@ -115,7 +114,7 @@ def problem(
     max_joules: float | None = None,
 ) -> Problem:
     """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
-    found = network(net)
+    found, fixed = network_and_fixed(net)
     target = custom(l1=l1, l2=l2) if device is None else load_device(_device(device)).with_budget(l1=l1, l2=l2)
     if alignment is not None:
         target = target.with_budget(alignment=alignment)
@@ -128,8 +127,7 @@ def problem(
     options = TrainingOptions(
         dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, loss, dict(loss_attrs or {}), concat
     )
-    kept = (*_texts(never), *net.fixed) if isinstance(net, Imported) else _texts(never)
-    choices, least = resolve_choices(found, _texts(may), _texts(must), kept, fractions)
+    choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions, fixed)
     given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
     more, ties = tuple(terms), resolve_ties(found, choices, map(_texts, together))
     if isinstance(given, ValueTable):

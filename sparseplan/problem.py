@@ -268,37 +268,72 @@ def match(network: Network, pattern: str, what: str) -> list[str]:
     return found
 
 
+class _Able:
+    """Which parameters of a network can be updated at all."""
+
+    def __init__(self, network: Network, fixed: Collection[str]) -> None:
+        self.network, self.fixed, self.infos = network, frozenset(fixed), infos(network)
+        self._reached = reached_by_gradient(network, self.infos)
+
+    def __call__(self, p: str) -> bool:
+        return p not in self.fixed and updatable(self.network, self._reached, p)
+
+    def why_not(self, p: str) -> str:
+        if not updatable(self.network, self._reached, p):
+            return why_not_updatable(self.network, self.infos, p)
+        return "it is a constant of the origin, which is not trained there: leave it out"
+
+    def match(self, pattern: str, what: str) -> list[str]:
+        """What a pattern names and can be updated. Raises ProblemError where that is nothing."""
+        named = match(self.network, pattern, what.partition("=")[0])
+        found = [p for p in named if self(p)]
+        if found:
+            return found
+        if named == [pattern]:
+            raise ProblemError(f"{what}: parameter {pattern!r} cannot be updated: {self.why_not(pattern)}")
+        raise ProblemError(
+            f"{what} names only parameters that cannot be updated, {named[0]!r} for one: {self.why_not(named[0])}"
+        )
+
+
 def resolve_choices(
     network: Network,
     may: Sequence[str] = (),
     must: Sequence[str] = (),
     never: Sequence[str] = (),
     fractions: Iterable[float] = FRACTIONS,
+    fixed: Collection[str] = (),
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
     """Allowed fractions and obligations of each parameter, from name patterns.
+
+    A pattern of ``may`` or ``must`` that is no parameter's exact name passes over what can never be updated
+    (statistics of a norm, what no gradient reaches, ``fixed``); an exact name of such a one is an error.
 
     ``may``: only these (and those of ``must``) may be updated, at most by the fraction after ``@``;
     none given means all but int8 ones, which are updated only where ``may`` or ``must`` names them.
     ``must``: updated by at least the fraction after ``@`` (in whole without).
     ``never``: frozen, whatever ``may`` says.
+    ``fixed``: constants of the network's origin, which it does not train.
 
     Raises:
-        ProblemError: a pattern that matches nothing, or ``must`` and ``never`` on one parameter.
+        ProblemError: a pattern that matches nothing, or only what can never be updated, or ``must`` and ``never``
+            on one parameter.
     """
     fractions = tuple(fractions)
     for r in fractions:
         if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1:
             raise ProblemError(f"fraction={r!r} must be a number in (0, 1]")
+    able = _Able(network, fixed)
     least: dict[str, float] = {}
     for text in must:
         pattern, r = parse_pattern(text)
-        for p in match(network, pattern, "must"):
+        for p in able.match(pattern, f"must={text!r}"):
             least[p] = max(r, least.get(p, 0.0))
     free = (p for p in network.parameters if network.tensor[p].dtype != "int8")
     most: dict[str, float] = {} if may else dict.fromkeys(free, 1.0)
     for text in may:
         pattern, r = parse_pattern(text)
-        for p in match(network, pattern, "may"):
+        for p in able.match(pattern, f"may={text!r}"):
             most[p] = max(r, most.get(p, 0.0))
     for p in least:
         most[p] = max(least[p], most.get(p, 0.0))
@@ -307,17 +342,11 @@ def resolve_choices(
             if p in least:
                 raise ProblemError(f"parameter {p!r} both must be updated and never may (never={text!r}); drop one")
             most.pop(p, None)
-    table = infos(network)
-    reached = reached_by_gradient(network, table)
+    table = able.infos
     choices: dict[str, tuple[float, ...]] = {}
     for p in network.parameters:
         op, slot = network.owner[p]
-        able = updatable(network, reached, p)
-        if p in least and not able:
-            raise ProblemError(
-                f"parameter {p!r} cannot be updated, but matches must: {why_not_updatable(network, table, p)}"
-            )
-        if p not in most or not able:
+        if p not in most or not able(p):
             continue
         wanted = {r for r in (*fractions, least.get(p, most[p])) if r <= most[p]}
         cuts = {op_def(user.kind).fraction(table[user.name], s) for user, s in network.users[p]}
@@ -326,13 +355,6 @@ def resolve_choices(
         choices[p] = tuple(r for r, _ in allowed_levels(table[op.name], slot, sorted(wanted)))
         if not choices[p]:
             del choices[p]
-    for text in may:
-        named = match(network, parse_pattern(text)[0], "may")
-        if not any(updatable(network, reached, p) for p in named):
-            raise ProblemError(
-                f"may={text!r} names only parameters that cannot be updated, {named[0]!r} for one: "
-                + why_not_updatable(network, table, named[0])
-            )
     for p, r in least.items():
         if p not in choices:
             raise ProblemError(f"parameter {p!r} must be updated by {r}, but that keeps none of its channels")

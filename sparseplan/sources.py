@@ -25,13 +25,23 @@ def network(source: Source) -> Network:
     Raises:
         NetworkError: unknown name (with near matches), unreadable or malformed file.
     """
+    return network_and_fixed(source)[0]
+
+
+def network_and_fixed(source: Source) -> tuple[Network, tuple[str, ...]]:
+    """A network as ``network`` finds it, and its parameters that are constants of its origin, never updated."""
     if isinstance(source, Network):
-        return source
+        return source, ()
     if isinstance(source, Imported):
-        return source.network
+        return source.network, source.fixed
     text = os.fspath(source)
     if _is_onnx(text) or _is_module(text):
-        return imported(text).network
+        found = imported(text)
+        return found.network, found.fixed
+    return _named(text), ()
+
+
+def _named(text: str) -> Network:
     if text not in zoo.NETWORKS and (os.sep in text or text.endswith(".json")):
         return read_spec(text)
     return zoo.get(text)

@@ -238,7 +238,7 @@ single(
     "filled again and again",
     "2\\*\\*26",
     *[node("ConstantOfShape", "s", f"c{i}") for i in range(9)],
-    node("Add", "x c0"),
+    node("Sum", "x " + " ".join(f"c{i}" for i in range(9))),
     constants={"s": ints(2**24)},
 )
 single(

@@ -81,8 +81,6 @@ def origin_of(args: argparse.Namespace) -> Imported:
         progress_end()
         for note in _few(known.notes):
             print(f"note: {note}", file=sys.stderr)
-        if hasattr(args, "never"):  # measures and units leave alone what the origin does not train
-            args.never = [*args.never, *known.fixed]
         args._origin = known
     return known
 
@@ -130,9 +128,16 @@ def task_of(args: argparse.Namespace) -> Task:
     return get_task(name)
 
 
+def choices_of(args: argparse.Namespace, network: Network) -> dict[str, tuple[float, ...]]:
+    """What may be updated; measures and units leave alone what the origin does not train."""
+    origin: Imported | None = getattr(args, "_origin", None)
+    fixed = origin.fixed if origin is not None and origin.network is network else ()
+    return resolve_choices(network, args.may, args.must, args.never, fractions_of(args.fractions), fixed)[0]
+
+
 def measured(args: argparse.Namespace, network: Network, name: str) -> Any:
     """Values by a measure of the library, over ``--task``'s data where it looks at any."""
-    choices, _ = resolve_choices(network, args.may, args.must, args.never, fractions_of(args.fractions))
+    choices = choices_of(args, network)
     if name == "count":
         return get_value(name)(network, {}, None, choices)
     weights = weights_of(args, network)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from sparseplan.check import CheckReport
 from sparseplan.check import check as check_sets
 from sparseplan.cli.common import (
-    fractions_of,
+    choices_of,
     measured,
     named_units,
     origin_of,
@@ -26,7 +26,7 @@ from sparseplan.errors import ProblemError, near
 from sparseplan.measuring import fitted, measure_units, measured_values
 from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan
-from sparseplan.problem import match, resolve_choices
+from sparseplan.problem import match
 from sparseplan.run import plan_settings
 from sparseplan.run.settings import TrainSettings
 from sparseplan.steps import UpdateSet
@@ -94,7 +94,7 @@ def value(args: argparse.Namespace) -> int:
              table(("parameter", "value of the whole"), [[p, f"{v:.6g}"] for v, p in rows], [False, True]))  # fmt: skip
         return 0
     task, weights = task_of(args), weights_of(args, net)
-    choices, _ = resolve_choices(net, args.may, args.must, args.never, fractions_of(args.fractions))
+    choices = choices_of(args, net)
     base = {p: 1.0 for pattern in args.base for p in match(net, pattern, "base")}
     units = named_units(net, args.units, {p: r for p, r in choices.items() if p not in base})
     found = measure_units(

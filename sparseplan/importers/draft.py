@@ -73,6 +73,8 @@ class Draft:
         self._views: dict[str, str] = {}
         self._seen: dict[tuple[str, Shape], str] = {}
         self._storage: dict[str, tuple[str, float | None]] = {}
+        #: tensor to the inputs of the network that it depends on
+        self.roots: dict[str, frozenset[str]] = {}
         #: names for the ops to come, most wanted first; set by the importer before each node
         self.wanted: tuple[str, ...] = ()
         #: where the ops to come belong (a module's path); begins the names of those whose wanted names are taken
@@ -119,6 +121,7 @@ class Draft:
         """An input of the network."""
         name = self.free_name(name)
         self.net.input(name, sample(shape))
+        self.roots[name] = frozenset((name,))
         if dtype is not None:
             self.store(name, dtype)
         return Made(name, shape)
@@ -136,13 +139,14 @@ class Draft:
         given = params or {}
         stems = [k.name.rpartition(".")[0] for k in given.values() if k.name and "." in k.name]
         # a view that another op needs does not take that op's name
-        wanted = [f"{w}.view" for w in self.wanted] if kind == "reshape" else [*stems[:1], *self.wanted]
+        wanted = [f"{w}.view" for w in self.wanted if w] if kind == "reshape" else [*stems[:1], *self.wanted]
         name = self.free_name(*wanted, f"{self.scope}.{kind}" if self.scope else kind)
         slots = {slot: self._parameter(k, f"{name}.{slot}") for slot, k in given.items()}
         for slot, known in given.items():
             if (known.name is None or not self.trained(known.name)) and op_def(kind).updatable(slot):
                 self.fixed.append(slots[slot])
         made = self.net.op(kind, tuple(inputs), name, slots, **attrs)
+        self.roots[made] = frozenset().union(*(self.roots[t] for t in inputs))
         for slot, parameter in slots.items():
             if self.weights[parameter].shape != self.net.shape(parameter):
                 raise NetworkError(

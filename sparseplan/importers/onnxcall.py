@@ -22,6 +22,10 @@ class Unsupported(Exception):
     """A rule cannot say a node by the network's ops; it may be read as opaque."""
 
 
+class FirstOnly(Unsupported):
+    """A rule can say a node's first output, but not the others, which are wanted, too."""
+
+
 class Unknown(Exception):
     """A node cannot be read at all without more being known: an input that is fixed, say."""
 
@@ -39,7 +43,25 @@ class OneHot:
     shape: Shape
 
 
-Held = Value | OneHot
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """Integers of an input, moved: those at ``index``, counted over the input's elements, which no op computes.
+
+    Attributes:
+        ids: the input.
+        index: where each entry is taken from; its shape is the full one.
+    """
+
+    ids: Made
+    index: Array
+
+    @property
+    def shape(self) -> Shape:
+        """Full shape."""
+        return self.index.shape
+
+
+Held = Value | OneHot | Picked
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +87,8 @@ class Call:
             raise Malformed(f"input {i} is missing")
         if isinstance(found, OneHot):
             raise Unsupported("a one-hot of integers is read by more than a product with a constant")
+        if isinstance(found, Picked):
+            raise Unsupported("integers of an input are read by more than what looks them up")
         return found
 
     def made(self, i: int) -> Made:
@@ -163,9 +187,9 @@ class Call:
                 raise Unsupported(f"attribute {name}={str(found.value)[:60]} is not read")
 
     def one_output(self) -> None:
-        """Raise Unsupported if more outputs than the first are wanted."""
+        """Raise FirstOnly if more outputs than the first are wanted."""
         if self.outputs > 1:
-            raise Unsupported("only its first output can be computed")
+            raise FirstOnly("only its first output can be computed")
 
 
 Rule = Callable[[Call], "Held | Sequence[Held]"]

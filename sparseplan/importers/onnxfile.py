@@ -15,7 +15,7 @@ from sparseplan.errors import MissingExtraError, NetworkError, near
 from sparseplan.importers.draft import Draft, Imported, Known, Made, Shape
 from sparseplan.importers.onnxcall import is_float
 from sparseplan.importers.onnxdata import DTYPES, Folder, text_of
-from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, short
+from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, known_names, short, trimmed
 from sparseplan.importers.onnxshapes import sized
 from sparseplan.importers.onnxwalk import Scope, Walker
 from sparseplan.ops.base import infos
@@ -132,6 +132,8 @@ def _imported(
         raise NetworkError("has no outputs" if outputs is None else "outputs=[] name none; give at least one")
     # patterns must not swallow what is asked for
     graph = replace(graph, outputs=tuple(dict.fromkeys((*graph.outputs, *wanted))))
+    if known_names(graph).issuperset(wanted):
+        graph = replace(trimmed(graph, wanted), outputs=tuple(dict.fromkeys(wanted)))
     model = replace(model, graph=graph)
     draft = Draft("".join(c if c.isprintable() else "_" for c in name)[:128])
     draft.learned = lambda name: _learned(name, model)
@@ -156,7 +158,7 @@ def _imported(
                 raise NetworkError(f"output {short(output)} depends on constants alone; there is nothing to plan")
             draft.note(f"output {output!r} is constant, and left out")
         elif not isinstance(held, Made):
-            raise NetworkError(f"output {short(output)} is a one-hot of integers, which no op computes; choose another")
+            raise NetworkError(f"output {short(output)} is made of integers, which no op computes; choose another")
         elif held.tensor in given:  # sentence encoders give their mask on
             draft.note(f"output {output!r} is input {held.tensor!r}, and left out")
         else:
@@ -231,7 +233,21 @@ def _enter(
 
 
 #: ops that give on what they read, entry by entry
-_VIEWS = frozenset(("Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
+_VIEWS = frozenset(
+    (
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    )
+)
 
 
 def _read_as_floats(graph: Graph, name: str) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -258,6 +258,46 @@ def outside(graph: Graph) -> Iterator[str]:
         yield from (name for name in captured(node) if name not in inside)
         inside |= set(node.outputs)
     yield from (name for name in graph.outputs if name not in inside)
+
+
+def trimmed(graph: Graph, wanted: Collection[str]) -> Graph:
+    """A graph without what nothing reads: nodes that lead to none of ``wanted``, and the names of outputs that have
+    no reader, which exporters give to every optional output. ``wanted`` may lie in subgraphs, too."""
+    read, kept = set(wanted), list[Node]()
+    for node in reversed(graph.nodes):
+        attrs = {name: _trimmed_value(value, wanted) for name, value in node.attrs.items()}
+        outputs = tuple(name if name in read else "" for name in node.outputs)
+        inner = Node(node.name, node.op, node.domain, node.inputs, outputs, attrs, node.proto)
+        if any(outputs) or any(not read.isdisjoint(_names(g)) for g in inner.graphs):
+            kept.append(inner)
+            read.update(captured(inner))
+    kept.reverse()
+    return replace(graph, nodes=tuple(kept), readers=_readers(kept))
+
+
+def _trimmed_value(value: Value, wanted: Collection[str]) -> Value:
+    if value.kind == "graph":
+        return Value(value.kind, trimmed(value.value, {*wanted, *value.value.outputs}))
+    if value.kind == "graphs":
+        return Value(value.kind, tuple(trimmed(g, {*wanted, *g.outputs}) for g in value.value))
+    return value
+
+
+def _names(graph: Graph) -> Iterator[str]:
+    """What the nodes of a graph and of its subgraphs make."""
+    for node in graph.nodes:
+        yield from filter(None, node.outputs)
+        for inner in node.graphs:
+            yield from _names(inner)
+
+
+def known_names(graph: Graph) -> frozenset[str]:
+    """All tensors that a graph and its subgraphs know."""
+    names = {*_names(graph), *graph.constants, *(p.name for p in graph.inputs)}
+    for node in graph.nodes:
+        for inner in node.graphs:
+            names |= known_names(inner)
+    return frozenset(names)
 
 
 def _readers(nodes: Sequence[Node]) -> dict[str, tuple[Node, ...]]:

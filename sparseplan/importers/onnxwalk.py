@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -12,12 +12,23 @@ import numpy as np
 
 from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Draft, Known, Made
-from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Unknown, Unsupported, is_float
+from sparseplan.importers.onnxcall import (
+    Call,
+    FirstOnly,
+    Held,
+    Malformed,
+    OneHot,
+    Picked,
+    Unknown,
+    Unsupported,
+    is_float,
+)
 from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, SELECTS, named, shape_of, whole
 from sparseplan.importers.onnxfusions import FUSIONS, Found
 from sparseplan.importers.onnxgraph import Graph, Model, Node, captured, short
 from sparseplan.importers.onnxopaque import Stated, macs_of, outputs_of
+from sparseplan.importers.onnxpicks import picked
 from sparseplan.importers.onnxrules import IDS, INTEGERS, RULES
 from sparseplan.importers.onnxtanh import tanh_gelu
 
@@ -193,41 +204,52 @@ class Walker:
         node, rule = call.node, RULES.get(call.node.op)
         reason = f"{node.op} is not among the ops that are known"
         error: NetworkError | None = None
-        whole = any(isinstance(v, Made) and not is_float(d) for v, d in zip(call.values, call.dtypes, strict=True))
-        ids = any(isinstance(v, Made) and v.tensor in self.integers for v in call.values)
+        whole = [v for v, d in zip(call.values, call.dtypes, strict=True) if v is not None and not is_float(d)]
+        whole = [v for v in whole if not isinstance(v, Known)]
+        ids = any(isinstance(v, Picked) or (isinstance(v, Made) and v.tensor in self.integers) for v in call.values)
+        moved = picked(call, self.integers) if ids else None
+        if moved is not None:
+            return moved
         if rule is not None and ((ids and node.op not in IDS) or (whole and node.op not in INTEGERS)):
             rule, reason = None, "it reads integers or truth values"
-            if self.integers:
-                name = min(self.integers)
-                reason += f", as of input {short(name)}: fix it if it is always the same (--fix {name}=1)"
         if rule is not None:
             try:
                 with np.errstate(all="ignore"):
                     made = rule(call)
-                return [made] if isinstance(made, (Known, Made, OneHot)) else list(made)
+                return list(made) if isinstance(made, Sequence) else [made]
             except Malformed:
                 raise
+            except FirstOnly:
+                first = replace(call, node=replace(node, outputs=(node.outputs[0],)))
+                others = replace(call, node=replace(node, outputs=("", *node.outputs[1:])))
+                rest = self._opaque(others, scope, "all its outputs but the first", None)
+                return [*self._rule(first, scope), *rest[1:]]
             except Unsupported as unsupported:
                 reason = str(unsupported)
+                moved = picked(call, self.integers, ruled=True) if ids else None
+                if moved is not None:
+                    return moved
             except NetworkError as found:
                 reason, error = str(found), found
             except (TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError) as found:
                 reason = _line(found)
                 error = NetworkError(f"its values or attributes do not fit each other: {reason}")
-        return self._opaque(call, scope, reason, error)
+        return self._opaque(call, scope, reason + self._fixable(whole), error)
+
+    def _fixable(self, held: Iterable[Held]) -> str:
+        """Which inputs of integers decide these values: what is to be fixed where they are always the same."""
+        tensors = [v.ids if isinstance(v, (OneHot, Picked)) else v for v in held]
+        names = set().union(*(self.draft.roots[v.tensor] for v in tensors if isinstance(v, Made))) & self.integers
+        if not names:
+            return ""
+        hint = " ".join(f"--fix {name}=1" for name in sorted(names)[:4])
+        which = f"input{'s' * (len(names) > 1)} {', '.join(short(n) for n in sorted(names)[:4])}"
+        return f", as of {which}: fix {'it' if len(names) == 1 else 'one'} if it is always the same ({hint})"
 
     def _opaque(self, call: Call, scope: Scope, reason: str, error: NetworkError | None) -> Sequence[Held]:
         """A node by its shapes alone."""
         node = call.node
         stated = [self._stated(name, scope) for name in node.inputs]
-        for name in captured(node):
-            found = scope.find(name)
-            if isinstance(found, OneHot):
-                name = found.ids.tensor
-                raise NetworkError(
-                    f"reads integers of input {short(name)} as numbers, though nothing looks them up; fix that input, "
-                    f"as fixed={{{name!r}: 1}} (--fix {name}=1)"
-                )
         ports = outputs_of(self.model, node, stated, scope.graph.declared)
         if isinstance(ports, str):
             if error is not None:
@@ -238,10 +260,10 @@ class Walker:
                 "it depends on"
             )
         inputs = [self._tensor(v) for v in call.values if v is not None]
-        inputs += [
-            v for name in dict.fromkeys(captured(node)) if name not in node.inputs
-            and isinstance(v := scope.find(name), Made)
-        ]  # fmt: skip
+        for name in dict.fromkeys(captured(node)):
+            held = None if name in node.inputs else scope.find(name)
+            if held is not None and not isinstance(held, Known):
+                inputs.append(self._tensor(held))
         shapes = [shape for shape, _ in ports]
         if any(n < 1 for shape in shapes for n in shape):
             raise NetworkError(f"cannot be read ({reason}), and makes shapes {shapes}, which hold nothing")
@@ -259,7 +281,12 @@ class Walker:
         return made
 
     def _tensor(self, held: Held) -> Known | Made:
-        return held.ids if isinstance(held, OneHot) else held
+        """A value as one of the network: what no op computes is made by an op that is known by its shapes alone."""
+        if isinstance(held, (Known, Made)):
+            return held
+        kind = "OneHot" if isinstance(held, OneHot) else "Gather"
+        self.frozen[kind] = self.frozen.get(kind, 0) + 1
+        return self.draft.opaque(kind, [held.ids], [held.shape])[0]
 
     def _stated(self, name: str, scope: Scope) -> Stated:
         value = scope.find(name) if name else None
@@ -312,7 +339,9 @@ class Walker:
         call = self._call(node, scope)
         condition = call.values[0] if call.values else None
         if not isinstance(condition, Known):
-            switches = [p.name for p in self.model.graph.inputs if p.name in self.integers]
+            source = condition.tensor if isinstance(condition, Made) else condition and condition.ids.tensor
+            decides = self.draft.roots.get(source or "", frozenset())
+            switches = sorted(decides & self.integers) or sorted(decides)
             hint = ""
             if switches:
                 hint = f"; fix an input that it depends on, as fixed={{{switches[0]!r}: …}} (--fix {switches[0]}=…)"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sparseplan.importers.draft import Draft, Known, Made, Shape, axis_of
-from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Rule, Unsupported, is_float
+from sparseplan.importers.onnxcall import Call, Held, Malformed, OneHot, Picked, Rule, Unsupported, is_float
 from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxshapes import (
     expand_shape,
@@ -75,8 +75,7 @@ def _identity(call: Call) -> Held:
 def _dropout(call: Call) -> Held:
     if call.has(2) and bool(call.array(2).reshape(-1)[:1].any()):
         raise Unsupported("training_mode=true; export the network for inference")
-    if call.outputs > 1:
-        raise Unsupported("its mask is read")
+    call.one_output()
     return _identity(call)
 
 
@@ -101,7 +100,7 @@ def cast_to(call: Call, held: Held, to: np.dtype[np.generic]) -> Held:
         floats = is_float(to) and is_float(held.array.dtype)
         return replace(held, array=made, scale=None, source=None) if floats else Known(made)
     source = call.dtypes[0]
-    if is_ids(call.draft, held):
+    if isinstance(held, Picked) or is_ids(call.draft, held):
         if not is_float(to) and to.kind in "iu":
             return held
         raise Unsupported("an input of integers is read both as numbers of things and as floats")
@@ -185,7 +184,7 @@ def _tile(call: Call) -> Held:
 
 
 def _gather(call: Call) -> Held:
-    table, where = call.value(0), call.value(1)
+    table, where = call.value(0), call.values[1] if len(call.values) > 1 else None
     axis = axis_of(call.integer("axis", 0), len(table.shape))
     if isinstance(where, Known):
         if where.array.dtype.kind not in "iu":
@@ -197,8 +196,13 @@ def _gather(call: Call) -> Held:
         if where.array.size > 2**20:
             raise Unsupported("over 2**20 constant indices")
         return call.draft.gather(call.made(0), axis, where.array)
-    if isinstance(table, Known) and axis == 0 and len(table.shape) == 2 and is_ids(call.draft, where):
-        return embed(call.draft, where, where.shape, table)
+    if isinstance(table, Known) and axis == 0 and len(table.shape) == 2:
+        if isinstance(where, Made) and is_ids(call.draft, where):
+            return embed(call.draft, where, where.shape, table)
+        if isinstance(where, Picked):
+            rows = embed(call.draft, where.ids, (where.ids.count,), table)
+            return call.draft.gather(rows, 0, where.index)
+    call.value(1)
     raise Unsupported("indices are computed")
 
 
