@@ -1,17 +1,24 @@
 """Files written whole or not at all: to a temporary file beside the target, then renamed over it.
 
-A reader thus never sees half a file, and a failure leaves the old file as it was.
+A reader thus never sees half a file, and a failure leaves the old file as it was. Files that belong together are
+written ``together``: all of them or none. What a process that was killed leaves behind bears its number in its name,
+and is removed by the next one that writes in that folder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import secrets
+import socket
 import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from errno import EDQUOT, EFBIG, ENOSPC
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +28,131 @@ import numpy.typing as npt
 from sparseplan.errors import DataError, OutputError
 
 PathLike = str | os.PathLike[str]
+#: what follows the name in that of a temporary file: whose numbers of processes, which of them, and something new
+_TEMPORARY = re.compile(r"\..*\.sparseplan-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{12}(\..*)?", re.DOTALL)
+
+
+class Files:
+    """Files that are put in their places together; see ``together``."""
+
+    def __init__(self) -> None:
+        #: path as given, where it leads, the temporary file, the mode that it is to have
+        self._made: list[tuple[PathLike, Path, Path, int | None]] = []
+        self._folders: list[Path] = []
+
+    def folder(self, path: PathLike) -> Path:
+        """Make a folder and those above it; what is new of them goes again if anything fails.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        text = os.fspath(path)
+        if not text:
+            raise OutputError("folder='' is empty; name a folder, '.' for the one you are in")
+        where = Path(text)
+        try:
+            missing = [p for p in (where, *where.parents) if not p.exists()]
+            for part in reversed(missing):
+                part.mkdir(exist_ok=True)
+                self._folders.append(part)
+            if not where.is_dir():
+                raise OutputError(f"cannot make folder {text!r}: it is a file; name a folder")
+        except (OSError, ValueError) as error:
+            if isinstance(error, OutputError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"cannot make folder {text!r}: {reason}") from None
+        return where
+
+    def temporary(self, path: PathLike) -> Path:
+        """An empty file beside ``path``, of the same suffix, to write what ``path`` is to hold.
+
+        Raises:
+            OutputError: ``path`` cannot be written; names it, the reason, and what to do.
+        """
+        target = _target(path)
+        try:
+            temporary, mode = _create(target)
+        except OSError as error:
+            raise _cannot(path, error) from None
+        self._made.append((path, target, temporary, mode))
+        return temporary
+
+    def write(self, path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
+        """What ``write`` puts into the file that it is called with, for ``path``.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        temporary = self.temporary(path)
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+        except OSError as error:
+            raise _cannot(path, error) from None
+
+    def text(self, path: PathLike, text: str) -> None:
+        """``text`` as UTF-8 for ``path``; raises OutputError."""
+        self.write(path, lambda file: file.write(text.encode("utf-8")))
+
+    def npz(self, path: PathLike, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Arrays as of ``write_npz`` for ``path``; raises OutputError or DataError."""
+        self.write(path, _npz(arrays))
+
+    def _commit(self) -> None:
+        """Rename every file, once all are on the disk; where one cannot be, give the others back."""
+        for path, _, temporary, mode in self._made:
+            try:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                if mode is not None:
+                    temporary.chmod(mode)
+            except OSError as error:
+                raise _cannot(path, error) from None
+        done: list[tuple[Path, Path | None, bool]] = []  # where, what was there, whether anything was
+        try:
+            for path, target, temporary, _ in self._made:
+                old = _kept(target) if len(self._made) > 1 else None
+                done.append((target, old, target.exists()))
+                try:
+                    _move(temporary, target)
+                except OSError as error:
+                    done.pop()
+                    _unlink(old)
+                    raise _cannot(path, error) from None
+        except BaseException:
+            for target, old, was_there in reversed(done):
+                with suppress(OSError):
+                    if old is not None:
+                        old.replace(target)
+                    elif not was_there:
+                        target.unlink(missing_ok=True)
+            raise
+        for _, old, _ in done:
+            _unlink(old)
+        self._folders.clear()
+
+    def _clean(self) -> None:
+        for _, _, temporary, _ in self._made:
+            _unlink(temporary)
+        for folder in reversed(self._folders):
+            with suppress(OSError):  # others may have put something there
+                folder.rmdir()
+
+
+@contextmanager
+def together() -> Iterator[Files]:
+    """Files that are written all or none: they appear in their places when the block ends without an exception.
+
+    Raises:
+        OutputError: one of them cannot be written; the places of all are as they were then.
+    """
+    files = Files()
+    try:
+        yield files
+        files._commit()
+    finally:
+        files._clean()
 
 
 @contextmanager
@@ -33,27 +165,12 @@ def replacing(path: PathLike) -> Iterator[Path]:
     Raises:
         OutputError: ``path`` cannot be written; names it, the reason, and what to do.
     """
-    target = _target(path)
-    # beside the target, as a rename cannot cross file systems
-    folder = Path(tempfile.gettempdir()) if _special(target) else target.parent
-    temporary = folder / f".{target.stem[:80]}.{secrets.token_hex(6)}{target.suffix[:80]}"
-    try:
-        mode = _create(temporary, target)
-    except OSError as error:
-        raise _cannot(path, error) from None
-    try:
+    with together() as files:
+        temporary = files.temporary(path)
         try:
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            if mode is not None:
-                temporary.chmod(mode)
-            _move(temporary, target)
         except OSError as error:
             raise _cannot(path, error) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
@@ -83,6 +200,10 @@ def write_npz(path: PathLike, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         OutputError: the file cannot be written.
         DataError: an array's dtype is not one that every reader of npz knows.
     """
+    _write(path, _npz(arrays))
+
+
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> Callable[[IO[bytes]], None]:
     for name, array in arrays.items():
         if array.dtype.kind not in "biufc":
             raise DataError(
@@ -98,7 +219,7 @@ def write_npz(path: PathLike, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
                 with archive.open(entry, "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
-    _write(path, write)
+    return write
 
 
 def check_writable(path: PathLike) -> None:
@@ -108,20 +229,19 @@ def check_writable(path: PathLike) -> None:
         OutputError: it could not.
     """
     target = _target(path)
-    probe = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(6)}")
+    probe: Path | None = None
     try:
         if not _special(target):
-            _create(probe, target)
+            probe, _ = _create(target)
     except OSError as error:
         raise _cannot(path, error) from None
     finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
+        _unlink(probe)
 
 
 def _write(path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        write(file)
+    with together() as files:
+        files.write(path, write)
 
 
 def _target(path: PathLike) -> Path:
@@ -148,16 +268,78 @@ def _special(target: Path) -> bool:
         return False
 
 
-def _create(temporary: Path, target: Path) -> int | None:
-    """Make the temporary file; the mode of the target where that exists and may be written."""
+def _create(target: Path) -> tuple[Path, int | None]:
+    """Make a temporary file; also the mode of the target where that exists and may be written."""
     mode: int | None = None
     if target.exists():
         if not os.access(target, os.W_OK):
             raise PermissionError(13, "Permission denied")
         mode = stat.S_IMODE(target.stat().st_mode)
+    # beside the target, as a rename cannot cross file systems
+    folder = Path(tempfile.gettempdir()) if _special(target) else target.parent
+    _sweep(folder, os.getpid())
+    temporary = _beside(folder / target.name)
     # created with the mode that the umask gives, unlike tempfile's private one
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    return mode
+    opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        os.close(opened)
+    except OSError:
+        _unlink(temporary)
+        raise
+    return temporary, mode
+
+
+def _beside(target: Path) -> Path:
+    mark = f"sparseplan-{_here()}-{os.getpid()}-{secrets.token_hex(6)}"
+    return target.with_name(f".{target.stem[:80]}.{mark}{target.suffix[:80]}")
+
+
+def _kept(target: Path) -> Path | None:
+    """Another name of what is at the target, to give it back; None where there is nothing, or no such names."""
+    if not target.exists() or _special(target):
+        return None
+    old = _beside(target)
+    try:
+        os.link(target, old)
+    except OSError:
+        return None
+    return old
+
+
+@lru_cache(maxsize=1)
+def _here() -> str:
+    """Names the machine, and on Linux the name space, whose numbers of processes can be told alive or gone."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode("utf-8", "replace")).hexdigest()[:8]
+
+
+@lru_cache(maxsize=256)
+def _sweep(folder: Path, pid: int) -> None:
+    """Remove what processes that are gone have left in a folder; once for each of them that this one writes in."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and found[1] == _here() and int(found[2]) != pid and not alive(int(found[2])):
+                _unlink(Path(entry.path))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine is still there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of another user, or a number that none has
+        return True
+    return True
+
+
+def _unlink(path: Path | None) -> None:
+    if path is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _move(temporary: Path, target: Path) -> None:
@@ -170,4 +352,7 @@ def _move(temporary: Path, target: Path) -> None:
 
 def _cannot(path: PathLike, error: OSError) -> OutputError:
     reason = error.strerror or str(error)
-    return OutputError(f"cannot write {os.fspath(path)!r}: {reason}; name a file in a folder that exists and is yours")
+    todo = "name a file in a folder that exists and is yours"
+    if error.errno in (ENOSPC, EDQUOT, EFBIG):
+        todo = "make room, or name a file elsewhere; nothing was changed"
+    return OutputError(f"cannot write {os.fspath(path)!r}: {reason}; {todo}")

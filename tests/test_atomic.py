@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,3 +133,103 @@ def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
 def test_checking_first_leaves_no_trace(tmp_path: Path) -> None:
     atomic.check_writable(tmp_path / "plan.json")
     assert only(tmp_path) == []
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with atomic.together() as files:
+        files.text(files.folder(tmp_path / "new" / "er") / "b", "b")
+        files.text(tmp_path / "a", "a")
+        files.npz(tmp_path / "c.npz", {"w": np.ones(3, np.float32)})
+        assert (tmp_path / "a").read_text() == "old"
+        assert only(tmp_path / "new" / "er")[0].startswith(".b.sparseplan-")
+    assert only(tmp_path) == ["a", "c.npz", "new"]
+    assert only(tmp_path / "new" / "er") == ["b"]
+    assert (tmp_path / "a").read_text() == "a"
+
+
+def _writes(folder: Path) -> None:
+    with atomic.together() as files:
+        where = files.folder(folder / "out" / "deep")
+        files.text(folder / "a", "new a")
+        files.text(where / "b", "new b" * 5000)
+        files.npz(folder / "c.npz", {"w": np.ones(3, np.float32)})
+
+
+@pytest.mark.parametrize("call", ["write", "open", "fsync", "replace", "mkdir", "close"])
+def test_a_full_disk_leaves_all_or_none_wherever_it_strikes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The n-th call fails with ENOSPC, for every n until none does."""
+    struck = 0
+    for n in range(1, 100):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / "a").write_text("old a")
+        count = 0
+
+        def once() -> None:
+            nonlocal count
+            count += 1
+            if count == n:  # noqa: B023
+                raise OSError(28, "No space left on device")
+
+        real, opened = getattr(os, call), Path.open
+
+        class Full(io.BufferedWriter):
+            def write(self, data: Any) -> int:
+                once()
+                return super().write(data)
+
+        def open_(self: Path, mode: str = "r", opened: Any = opened, full: Any = Full) -> Any:
+            return full(io.FileIO(self, "w")) if mode == "wb" else opened(self, mode)
+
+        def system(*args: Any, real: Any = real, once: Any = once, **kept: Any) -> Any:
+            once()
+            return real(*args, **kept)
+
+        with monkeypatch.context() as patch:
+            if call == "write":
+                patch.setattr(Path, "open", open_)
+            else:
+                patch.setattr(os, call, system)
+            failed = _fails(folder)
+        left = sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+        if failed:
+            struck += 1
+            assert left == ["a"]
+            assert (folder / "a").read_text() == "old a"
+        else:
+            assert left == ["a", "c.npz", "out", "out/deep", "out/deep/b"]
+            assert (folder / "a").read_text() == "new a"
+        if count < n:
+            break
+    assert struck > 0
+
+
+def _fails(folder: Path) -> bool:
+    try:
+        _writes(folder)
+    except OutputError as error:
+        return "No space left on device" in str(error)
+    return False
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_else(tmp_path: Path) -> None:
+    killed = (
+        "import os, signal, sys\nfrom sparseplan import atomic\n"
+        "with atomic.together() as files:\n"
+        "    files.text(sys.argv[1] + '/plan.json', 'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
+    (left,) = only(tmp_path)
+    assert left.startswith(".plan.sparseplan-")
+    mine = left.split("-")
+    others = left.replace(mine[1], "0" * 8)  # of another machine, whose processes cannot be asked for
+    living = left.replace(f"-{mine[2]}-", f"-{os.getppid()}-")
+    for name in (others, living, ".plan.json.swp", ".plan.sparseplan-notes.json"):
+        (tmp_path / name).write_text("kept")
+    again = "import sys\nfrom sparseplan import atomic\natomic.write_text(sys.argv[1] + '/other.json', 'whole')\n"
+    subprocess.run([sys.executable, "-c", again, str(tmp_path)], check=True)
+    assert only(tmp_path) == sorted([others, living, ".plan.json.swp", ".plan.sparseplan-notes.json", "other.json"])

@@ -17,6 +17,7 @@ from typing import Any
 import joblib
 from threadpoolctl import threadpool_limits
 
+from sparseplan.atomic import alive
 from sparseplan.longwork.digests import decoded, encoded
 from sparseplan.longwork.store import Job, Recipe, Result, Store
 from sparseplan.run.settings import check_count
@@ -141,18 +142,8 @@ def _shared_folder() -> str | None:
             return None
         for left in folder.glob("joblib_memmapping_folder_*"):
             pid = left.name.split("_")[3]
-            if pid.isdigit() and not _lives(int(pid)):
+            if pid.isdigit() and not alive(int(pid)):
                 shutil.rmtree(left, ignore_errors=True)
     except OSError:
         return None
     return os.fspath(folder)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # of another user
-        return True
-    return True

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sparseplan.atomic import check_writable, write_text
+from sparseplan.atomic import together
 from sparseplan.builder import check_parameters
-from sparseplan.errors import ExportError, OutputError
+from sparseplan.errors import ExportError
 from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.lowering import MOST_FLOAT, Hyper, Lowering
 from sparseplan.exporters.c.storage import encoded
@@ -90,20 +90,11 @@ def export(
     made = generate(
         plan, parameters, name=name, lr=lr, momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay
     )
-    if not os.fspath(folder):
-        raise OutputError("folder='' is empty; name a folder, '.' for the one you are in")
-    where = Path(folder)
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise OutputError(f"cannot make folder {os.fspath(folder)!r}: it is a file; name a folder") from None
-    except OSError as error:
-        raise OutputError(f"cannot make folder {os.fspath(folder)!r}: {error.strerror or error}") from None
-    files = (where / f"{name}.h", where / f"{name}.c")
-    for path in files:
-        check_writable(path)
-    for path, text in zip(files, (made.header, made.source), strict=True):
-        write_text(path, text)
+    with together() as written:
+        where = written.folder(folder)
+        files = (where / f"{name}.h", where / f"{name}.c")
+        for path, text in zip(files, (made.header, made.source), strict=True):
+            written.text(path, text)
     return CExport(name, made.header, made.source, made.ram_bytes, made.constant_bytes, files)
 
 
