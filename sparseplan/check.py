@@ -43,6 +43,11 @@ class CheckReport:
     better: Mapping[str, str]
     training: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
+    @property
+    def passed(self) -> bool:
+        """Whether whatever was trained in an arena gave what the reference gives, in the bytes claimed."""
+        return all(t.get("passed", True) for runs in self.training.values() for t in runs)
+
     def mean(self, name: str, metric: str) -> float:
         """Mean over seeds of a metric after training an update set."""
         return fmean(run[metric] for run in self.after[name])
@@ -66,6 +71,7 @@ class CheckReport:
                 }
                 for name, runs in self.after.items()
             },
+            "passed": self.passed,
             "baselines": {name: dict(m) for name, m in self.baselines.items()},
             "training": {name: [dict(t) for t in runs] for name, runs in self.training.items()},
         }
@@ -89,12 +95,16 @@ class CheckReport:
             return []
         first = runs[0]
         same = all(t["touched_bytes"] == t["claimed_bytes"] for t in runs)
+        unlike = [text for t in runs for text in t.get("differences", ())]
         claimed = ", ".join(f"{level} {size:,} B" for level, size in first["claimed_bytes"].items())
         intact = "intact" if all(t["guard_intact"] for t in runs) else "BROKEN"
         return [
             f"{name}: trained in its arena of {claimed}, {'all' if same else 'NOT all'} of it touched; guard zones "
-            f"{intact}; {first['checked_updates']:,} of {first['updates']:,} updates under all checks"
-        ]
+            f"{intact}; {first['checked_updates']:,} of {first['updates']:,} updates under all checks, "
+            + (f"DIFFERS from the reference in {len(unlike)} results, first {unlike[0]}" if unlike else
+               "equal to the reference bit for bit"),
+            *(fault for t in runs for fault in t["faults"][:1]),
+        ]  # fmt: skip
 
 
 def train_sets(

@@ -13,6 +13,7 @@ from sparseplan.atomic import write_text
 from sparseplan.check import check
 from sparseplan.errors import InternalError, OutputError
 from sparseplan.jsonio import dump
+from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan, write_plan
 from sparseplan.problem import resolve_choices
 from sparseplan.report import describe, save_figure, summary
@@ -47,7 +48,7 @@ def demo(
         progress: called with short lines while something takes long.
 
     Returns:
-        The figures as plain data.
+        The figures as plain data; ``passed`` tells whether both plans ran as promised.
     """
     tell = say or (lambda _: None)
     out = Path(folder)
@@ -63,7 +64,9 @@ def demo(
     task = get_task("depth")
     choices, _ = resolve_choices(network)
     value = squared_gradient_norm(network, weights, task.samples(SAMPLES), choices)
-    plans, result = {}, {"plans": {}, "runs": {}}  # type: ignore[var-annotated]
+    passed = True
+    plans: dict[str, Plan] = {}
+    result: dict[str, Any] = {"plans": {}, "runs": {}}
     for budget in BUDGETS:
         asked = problem(network, "gap9", l2=budget, loss=task.loss, loss_attrs=task.loss_attrs, values=value)
         answer = make_plan(asked, time_limit=60.0, progress=progress)
@@ -79,12 +82,13 @@ def demo(
         tell(
             f"## L2 of {budget}, worth of an update: its squared gradient norm in the new place\n\n{describe(answer)}\n"
         )
+        passed = passed and done.passed
         same = "equal the reference's bit for bit" if done.bitwise_equal else "DIFFER from the reference's"
         tell(
             "verified by the independent checker; executed in its arena: "
             f"claimed {done.claimed_bytes['L2']:,} B, touched {done.touched_bytes['L2']:,} B, "
             f"guard zones {'intact' if done.guard_intact else 'BROKEN'}, "
-            f"gradients {same}\n"
+            f"results {same}\n"
         )
     updates = {f"planned, {b}": dict(p.update) for b, p in plans.items()}
     updates["all parameters"] = dict(UpdateSet.all(network).fractions)
@@ -98,7 +102,7 @@ def demo(
     tell(checked.text() + "\n")
     tell(table(("L2 budget", "status", "arena B", "tensors updated", "RMSE m", "δ1"), rows,
                [False, False, True, False, True, True]))  # fmt: skip
-    result["check"] = checked.to_json()
+    result["check"], result["passed"] = checked.to_json(), passed
     write_text(out / "demo.json", dump(result))
     tell(f"\nwritten to {out}: " + ", ".join(sorted(p.name for p in out.iterdir() if not p.name.startswith("."))))
     return result

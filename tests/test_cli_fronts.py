@@ -10,6 +10,7 @@ import pytest
 
 from sparseplan.cli import main
 from sparseplan.planfile import read_plan
+from sparseplan.run.machine import Machine
 from sparseplan.verify import verify
 
 pytest.importorskip("sklearn", reason="the digits task needs scikit-learn")
@@ -118,6 +119,16 @@ def test_check_trains_in_the_arena(capsys: pytest.CaptureFixture[str], plan_file
     assert (code, err) == (0, "")
     assert "trained in its arena" in out
     assert "all of it touched; guard zones intact" in out
+    assert "equal to the reference bit for bit" in out
+
+
+def test_an_arena_that_is_not_as_claimed_fails_the_check(
+    capsys: pytest.CaptureFixture[str], plan_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "touched", lambda self: dict.fromkeys(self.arena.levels, 1))
+    code, out, _ = call(capsys, "check", str(plan_file), *QUICK, "--arena", "--lr", "0.005")
+    assert code == 1
+    assert "NOT all of it touched" in out
 
 
 @pytest.mark.parametrize(

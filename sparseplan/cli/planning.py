@@ -26,12 +26,15 @@ from sparseplan.cli.common import (
 from sparseplan.errors import ProblemError
 from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan, write_plan
-from sparseplan.run import Optimizer, run
+from sparseplan.run import Optimizer, RunReport, run
 from sparseplan.tables import table
 from sparseplan.trained import TrainedFront, train_front
 from sparseplan.units import parse_bytes
 from sparseplan.verify import verify
 from sparseplan.weights import read_weights
+
+#: differences from the reference that are printed; --json tells all
+MOST_SHOWN = 10
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -149,15 +152,28 @@ def run_plan(args: argparse.Namespace) -> int:
         [level, n, result.touched_bytes[level], result.written_bytes[level]]
         for level, n in result.claimed_bytes.items()
     ]
-    same = "bit for bit" if result.bitwise_equal else f"to within {result.max_abs_gradient_difference:g}"
     lines = [
         f"executed {result.steps} steps in the planned bytes",
         table(("level", "claimed B", "touched up to B", "distinct B written"), rows, [False] + [True] * 3),
-        f"gradients and parameters equal the unconstrained reference's {same}",
-        "guard zones and all other buffers intact" if result.guard_intact else "\n".join(result.faults),
+        *_outcome(result),
     ]
     show(args, result.to_json(), "\n".join(lines))
-    return 0 if result.guard_intact else 1
+    return 0 if result.passed else 1
+
+
+def _outcome(result: RunReport) -> list[str]:
+    """Lines on results, bytes and guard zones; each says that something is right only if all of it is."""
+    unlike = result.differences or ()
+    lines = [f"DIFFERS from the unconstrained reference in {len(unlike)} results:",
+             *(f"  {text}" for text in unlike[:MOST_SHOWN])]  # fmt: skip
+    if len(unlike) > MOST_SHOWN:
+        lines.append(f"  and {len(unlike) - MOST_SHOWN} more")
+    if not unlike:
+        lines = ["losses, gradients, parameters and optimizer state equal the unconstrained reference's bit for bit"]
+    for level, claimed in result.claimed_bytes.items():
+        if result.touched_bytes[level] != claimed:
+            lines.append(f"{level}: CLAIMS {claimed:,} B, but only {result.touched_bytes[level]:,} B are touched")
+    return [*lines, "guard zones and all other buffers intact" if result.guard_intact else "\n".join(result.faults)]
 
 
 def self_test(args: argparse.Namespace) -> int:

@@ -57,7 +57,7 @@ def check(args: argparse.Namespace) -> int:
     )  # fmt: skip
     progress_end()
     show(args, result.to_json(), result.text())
-    return 0
+    return 0 if result.passed else 1
 
 
 def _arena_settings(args: argparse.Namespace, plan: Plan, task: Task) -> TrainSettings | None:
@@ -131,4 +131,4 @@ def demo_(args: argparse.Namespace) -> int:
     progress_end()
     if args.json:
         print(json.dumps(result, indent=2, allow_nan=False))
-    return 0
+    return 0 if result["passed"] else 1

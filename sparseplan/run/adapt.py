@@ -27,8 +27,10 @@ from sparseplan.run.fitting import (
     weights_of,
 )
 from sparseplan.run.machine import GUARD_BYTES, Machine, claimed_bytes
+from sparseplan.run.oracle import Oracle, Outcome, differences
 from sparseplan.run.settings import TrainSettings, check_count
 from sparseplan.run.spread import spread
+from sparseplan.steps import TARGET
 
 #: learning rates where none is given, for batches of one in bf16. A task's own are for Adam on
 #: larger batches. On the depth task (decoder blocks, two epochs of 400 samples) ten times less
@@ -48,6 +50,8 @@ class AdaptReport:
         touched_bytes: highest byte written in checked updates, plus one, of each level.
         updates, checked_updates: number of updates, and of those that ran under all checks.
         faults: where bytes changed that should not have, or where guard zones changed a result.
+        differences: in which losses, parameters and optimizer states checked updates differ by any bit from what
+            the unconstrained reference makes of the same state, in words.
     """
 
     result: TrainResult
@@ -56,6 +60,12 @@ class AdaptReport:
     updates: int
     checked_updates: int
     faults: tuple[str, ...]
+    differences: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether results, bytes and guard zones were as promised, wherever that was checked."""
+        return self.guard_intact and not self.differences and dict(self.claimed_bytes) == dict(self.touched_bytes)
 
     @property
     def guard_intact(self) -> bool:
@@ -72,6 +82,8 @@ class AdaptReport:
             "checked_updates": self.checked_updates,
             "guard_intact": self.guard_intact,
             "faults": list(self.faults),
+            "differences": list(self.differences),
+            "passed": self.passed,
             "losses": list(found.losses),
             "val_losses": list(found.val_losses),
             "val_scores": list(found.val_scores),
@@ -148,10 +160,11 @@ def adapt(
 
     The first two updates, the last planned one and every ``check_every``-th run under all checks:
     every read finds what the plan says, freed bytes are poisoned, no byte changes but by a planned
-    write, and a second arena, spread so that guard zones lie between all buffers, computes the same
-    bits from the same state. Between them the same kernels run on the same bytes without those
-    checks; the red zones and frozen parameters that they must have left alone are compared at the
-    next checked update. Validation is outside the arena, as a device would not do it.
+    write, a second arena, spread so that guard zones lie between all buffers, computes the same bits
+    from the same state, and so does the unconstrained reference. Between them the same kernels run on
+    the same bytes without those checks; the red zones and frozen parameters that they must have left
+    alone are compared at the next checked update. Validation is outside the arena, as a device would not
+    do it.
 
     Args:
         parameters: all of the network's.
@@ -204,6 +217,9 @@ class _ArenaStepper:
         self._every = check_every
         self._count = self._checked = 0
         self._faults: list[str] = []
+        self._oracle = Oracle(plan, rule, self._frozen)
+        self._update_set = tuple(plan.update)
+        self._differences: list[str] = []
 
     def update(self, batches: Sequence[Batch], lr: float) -> list[float]:
         machine, number = self._machine, self._count
@@ -215,17 +231,28 @@ class _ArenaStepper:
         self._checked += 1
         if not machine.arena.strict:
             machine.arena.distrust()
-        guarded = self._guarded
+        guarded, oracle = self._guarded, self._oracle
         if guarded is not None:
             guarded.copy_state(machine)
-        losses = _update(machine, batches, lr)
+        oracle.take(machine)
+        here, there, expected = Outcome(), Outcome(), Outcome()
+        here.losses = _update(machine, batches, lr)
+        here.take(machine)
         if guarded is not None:
-            again = _update(guarded, batches, lr)
-            there = guarded.parameters()
-            here = machine.parameters()
-            if again != losses or any(a.tobytes() != there[p].tobytes() for p, a in here.items()):
-                self._faults.append(f"update {number + 1}: with guard zones the plan computes something else")
-        return losses
+            there.losses = _update(guarded, batches, lr)
+            there.take(guarded)
+            for text in differences(here, there, self._update_set)[:1]:
+                self._faults.append(f"update {number + 1}: with guard zones the plan computes something else: {text}")
+        oracle.lr = lr
+        weights = _weights(machine, batches)
+        for (arrays, target), weight in zip(batches, weights, strict=True):
+            rounded = {n: machine.stored(n, a) for n, a in arrays.items()}
+            expected.losses.append(oracle.run(rounded, machine.stored(TARGET, target), weight)[0])
+        oracle.update(sum(weights))
+        expected.parameters, expected.states = oracle.parameters, oracle.states
+        unlike = differences(here, expected, self._update_set)
+        self._differences += [f"update {number + 1}: {text}" for text in unlike]
+        return here.losses
 
     def parameters(self) -> dict[str, Array]:
         return {**{p: a.copy() for p, a in self._frozen.items()}, **self._machine.parameters()}
@@ -236,13 +263,18 @@ class _ArenaStepper:
         faults = self._machine.faults() + self._faults
         if self._guarded is not None:
             faults += [f"with guard zones: {f}" for f in self._guarded.faults()]
-        return AdaptReport(result, self._claimed, self._machine.touched(), self._count, self._checked, tuple(faults))
+        return AdaptReport(result, self._claimed, self._machine.touched(), self._count, self._checked, tuple(faults),
+                           tuple(self._differences))  # fmt: skip
+
+
+def _weights(machine: Machine, batches: Sequence[Batch]) -> list[float]:
+    return weights_of([target for _, target in batches]) if machine.accumulates else [1.0]
 
 
 def _update(machine: Machine, batches: Sequence[Batch], lr: float) -> list[float]:
     clock = machine.clock
     clock.lr = lr
-    weights = weights_of([target for _, target in batches]) if machine.accumulates else [1.0]
+    weights = _weights(machine, batches)
     losses = []
     for (arrays, target), clock.weight in zip(batches, weights, strict=True):
         rounded = {n: machine.stored(n, a) for n, a in arrays.items()}

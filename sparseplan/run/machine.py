@@ -118,6 +118,16 @@ class Machine:
         """Copies of the parameters that lie in the arena."""
         return {v.name: self.arena.peek(v.name) for v in self.values.values() if v.role == "parameter"}
 
+    def states(self) -> dict[tuple[str, str], Array]:
+        """Copies of the optimizer states, by parameter and tag."""
+        found = {}
+        for step in self.steps:
+            for arg in step.writes if step.kind == "update" else ():
+                name = arg.spans[0].value
+                if self.values[name].role == "state":
+                    found[self.values[name].tensor, arg.tag] = self.arena.peek(name)
+        return found
+
     def copy_state(self, other: Machine) -> None:
         """Take over parameters, accumulators, optimizer state and clock of another machine."""
         for v in self.values.values():

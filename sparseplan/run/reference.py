@@ -88,14 +88,16 @@ def reference(
     loss: str,
     loss_attrs: Mapping[str, Any] | None = None,
     arithmetic: Arithmetic | None = None,
+    weight: float = 1,
 ) -> Reference:
     """Loss and all gradients of one batch.
 
     Args:
         parameters, x, target: float32 (or int32 target), already as stored.
         loss: kind of the loss on the network's first output.
+        weight: what the loss sends back is multiplied by it.
     """
-    return _Walk(network, parameters, x, arithmetic or Arithmetic()).run(target, loss, loss_attrs or {})
+    return _Walk(network, parameters, x, arithmetic or Arithmetic()).run(target, loss, loss_attrs or {}, weight)
 
 
 class _Walk:
@@ -110,7 +112,7 @@ class _Walk:
         self.tensor_gradients: dict[str, Array] = {}
         self.rows: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}  # of gradients that come row by row: there yet?
 
-    def run(self, target: Array, loss: str, loss_attrs: Mapping[str, Any]) -> Reference:
+    def run(self, target: Array, loss: str, loss_attrs: Mapping[str, Any], weight: float) -> Reference:
         for op in self.network.ops:
             t = self.network.tensor[op.output]
             inputs = [self.tensors[name] for name in op.inputs]
@@ -122,7 +124,7 @@ class _Walk:
         output = self.network.outputs[0]
         definition = loss_def(loss)
         value, dy = definition.value_and_grad(self.tensors[output], target, {**definition.defaults, **loss_attrs})
-        self.flow(output, dy)
+        self.flow(output, dy if weight == 1 else dy * weight)
         for op in reversed(self.network.ops):
             if op.output in self.tensor_gradients:
                 self.backward(op, self.tensor_gradients[op.output])

@@ -11,17 +11,17 @@ import numpy as np
 from sparseplan.builder import init_parameters
 from sparseplan.errors import DataError, PlanError, ProblemError
 from sparseplan.network import Network
-from sparseplan.ops import infos, loss_def, op_def
+from sparseplan.ops import loss_def
 from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.run.checks import Inputs, check_inputs, check_target, ids_of, same_length, stored_parameters
-from sparseplan.run.execute import separate_parts
 from sparseplan.run.machine import GUARD_BYTES, Machine, claimed_bytes
 from sparseplan.run.numerics import rounded
 from sparseplan.run.optimizers import Optimizer
-from sparseplan.run.reference import Arithmetic, reference, store
+from sparseplan.run.oracle import Oracle, Outcome, arithmetic_of, differences, greatest
+from sparseplan.run.reference import reference
 from sparseplan.run.spread import spread
-from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Step, packed_parameters
+from sparseplan.steps import TARGET, packed_parameters
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class RunReport:
         written_bytes: number of distinct bytes written, of each level.
         max_abs_gradient_difference, max_abs_parameter_difference: to the reference, over what is
             updated; None where it was not compared.
-        bitwise_equal: whether all gradients, parameters and losses equal the reference's bit for bit.
+        differences: in which losses, gradients, parameters and optimizer states the plan differs from the reference
+            by any bit, in words; None where it was not compared.
         guard_intact: no byte changed but by a planned write: guard zones, red zones, other buffers.
         faults: where bytes changed that should not have.
         packed_errors: relative error (Euclidean norm) that inputs saved in 8 bits bring to each
@@ -51,7 +52,7 @@ class RunReport:
     written_bytes: Mapping[str, int]
     max_abs_gradient_difference: float | None
     max_abs_parameter_difference: float | None
-    bitwise_equal: bool | None
+    differences: tuple[str, ...] | None
     guard_intact: bool
     guard_bytes: int
     faults: tuple[str, ...]
@@ -66,6 +67,21 @@ class RunReport:
         """The last loss."""
         return self.losses[-1]
 
+    @property
+    def bitwise_equal(self) -> bool | None:
+        """Whether losses, gradients, parameters and optimizer states equal the reference's bit for bit."""
+        return None if self.differences is None else not self.differences
+
+    @property
+    def all_touched(self) -> bool:
+        """Whether every level is used up to the very byte that the plan claims."""
+        return dict(self.claimed_bytes) == dict(self.touched_bytes)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was looked at is as promised: results, bytes, guard zones."""
+        return self.guard_intact and self.all_touched and not self.differences
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, as plain data."""
         return {
@@ -74,7 +90,10 @@ class RunReport:
             "written_bytes": dict(self.written_bytes),
             "max_abs_gradient_difference": self.max_abs_gradient_difference,
             "max_abs_parameter_difference": self.max_abs_parameter_difference,
+            "passed": self.passed,
             "bitwise_equal": self.bitwise_equal,
+            "differences": None if self.differences is None else list(self.differences),
+            "all_touched": self.all_touched,
             "guard_intact": self.guard_intact,
             "guard_bytes": self.guard_bytes,
             "faults": list(self.faults),
@@ -137,20 +156,26 @@ def run(
         )
         again = task.execute(buffers, sizes)
         faults += [f"with guard zones: {f}" for f in again.machine.faults()]
-        if not faults and (_difference(result.outcome, again.outcome) != (0.0, 0.0, True)):
-            faults.append("with guard zones the plan computes something else")
+        moved = differences(result.outcome, again.outcome, plan.update)
+        if not faults and moved:
+            faults.append(f"with guard zones the plan computes something else: {moved[0]}")
     gradient_difference: float | None = None
     parameter_difference: float | None = None
-    equal: bool | None = None
+    unlike: list[str] | None = None
     if compare:
-        gradient_difference, parameter_difference, equal = _difference(result.outcome, task.reference())
+        here, there = result.outcome, task.reference()
+        unlike = differences(here, there, plan.update)
+        pairs = zip(here.gradients, there.gradients, strict=True)
+        gradient_difference = greatest((g[p], h[p]) for g, h in pairs for p in g if p in h)
+        both = here.parameters.keys() & there.parameters.keys()
+        parameter_difference = greatest((here.parameters[p], there.parameters[p]) for p in sorted(both))
     return RunReport(
         claimed_bytes=claimed,
         touched_bytes=machine.touched(),
         written_bytes={level: int(m.touched.sum()) for level, m in machine.arena.levels.items()},
         max_abs_gradient_difference=gradient_difference,
         max_abs_parameter_difference=parameter_difference,
-        bitwise_equal=equal,
+        differences=None if unlike is None else tuple(unlike),
         guard_intact=not faults,
         guard_bytes=guard_bytes,
         faults=tuple(faults),
@@ -180,18 +205,9 @@ def random_data(network: Network, loss: str, count: int, seed: int) -> tuple[dic
 
 
 @dataclass
-class _Outcome:
-    """Of each run: the loss and the gradients; at the end the updated parameters."""
-
-    losses: list[float]
-    gradients: list[dict[str, Array]]
-    parameters: dict[str, Array]
-
-
-@dataclass
 class _Execution:
     machine: Machine
-    outcome: _Outcome
+    outcome: Outcome
 
 
 class _Task:
@@ -224,7 +240,7 @@ class _Task:
 
     # -- in the arena ---------------------------------------------------------------------------
     def execute(self, buffers: Iterable[PlacedBuffer], sizes: Mapping[str, int]) -> _Execution:
-        outcome = _Outcome([], [], {})
+        outcome = Outcome()
         machine = Machine(self.plan, self.optimizer, self.parameters, buffers, sizes,
                           lambda name, gradient: outcome.gradients[-1].update({name: gradient}))  # fmt: skip
         if self.accumulate:
@@ -233,35 +249,20 @@ class _Task:
             outcome.gradients.append({})
             outcome.losses.append(machine.forward_backward(arrays, target))
         machine.update()
-        outcome.parameters = machine.parameters()
+        outcome.take(machine)
         return _Execution(machine, outcome)
 
     # -- without it -------------------------------------------------------------------------------
-    def reference(self) -> _Outcome:
+    def reference(self) -> Outcome:
         """The same runs by the unconstrained reference."""
-        arithmetic = arithmetic_of(self.network, self.options.dtype, self.plan.steps, self.accumulate)
-        parameters = dict(self.parameters)
-        states: dict[str, tuple[Array, ...]] = {}
-        outcome = _Outcome([], [], {})
-        sums: dict[str, Array] = {}
-        for i, (arrays, target) in enumerate(self.batches):
-            found = reference(
-                self.network, parameters, arrays, target, self.options.loss, self.options.loss_attrs, arithmetic
-            )
-            outcome.losses.append(found.loss)
-            grads = {p: found.gradients[p] for p in self.plan.update}
-            if self.accumulate:
-                for p in grads:
-                    for term in found.terms[p]:
-                        sums[p] = store(sums.get(p, np.float32(0)) + term, self.options.dtype)
-                outcome.gradients.append(dict(sums))
-            else:
-                outcome.gradients.append(grads)
-                self._update(parameters, grads, states, i + 1)
-        if self.accumulate:
-            means = {p: g / self.samples if self.samples > 1 else g for p, g in sums.items()}
-            self._update(parameters, means, states, 1)
-        outcome.parameters = parameters
+        oracle = Oracle(self.plan, self.optimizer, self.parameters)
+        outcome = Outcome()
+        for arrays, target in self.batches:
+            loss, gradients = oracle.run(arrays, target)
+            outcome.losses.append(loss)
+            outcome.gradients.append(gradients)
+        oracle.update(self.samples)
+        outcome.parameters, outcome.states = oracle.parameters, oracle.states
         return outcome
 
     def packed_errors(self) -> dict[str, float]:
@@ -278,65 +279,3 @@ class _Task:
         norm, least = np.linalg.norm, np.finfo(float).tiny
         pairs = {p: (found.gradients[p], exact.gradients[p]) for p in sorted(packed)}
         return {p: float(norm(a - b) / max(norm(b), least)) for p, (a, b) in pairs.items()}
-
-    def _update(
-        self, parameters: dict[str, Array], grads: Mapping[str, Array], states: dict[str, tuple[Array, ...]], count: int
-    ) -> None:
-        for p, g in grads.items():
-            t = self.network.tensor[p]
-            old = states.get(p) or tuple(np.zeros_like(g) for _ in OPTIMIZERS[self.optimizer.kind])
-            part = tuple(slice(0, n) for n in g.shape)  # kept units come first
-            new, news = self.optimizer.apply(parameters[p][part], g, old, self.optimizer.lr, count)
-            states[p] = tuple(store(s, self.options.dtype) for s in news)
-            parameters[p] = parameters[p].copy()
-            parameters[p][part] = store(new, t.dtype or self.options.dtype, t.scale)
-
-
-def arithmetic_of(network: Network, dtype: str, steps: Iterable[Step], exact: bool) -> Arithmetic:
-    """Where an execution of ``steps`` rounds and how it calls kernels, for the reference to do the same."""
-    table = infos(network)
-    ran = set()
-    parts: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    saved: dict[tuple[str, str], frozenset[str]] = {}
-    keep: dict[str, int] = {}
-    packed: set[str] = set()
-    for s in steps:
-        if s.kind == "forward":
-            ran.add(s.op)
-        elif s.kind in ("grad_input", "grad_param"):
-            tags = frozenset(a.tag for a in s.reads) - {"dy", "dx", "acc"}
-            if PACKED_CODES in tags:
-                packed.add(s.op)
-                tags = tags - {PACKED_CODES, PACKED_SCALES} | {"x0"}
-            saved[s.op, s.target] = tags
-        if s.kind == "grad_param" and s.keep is not None:
-            keep[network.op[s.op].params[s.target]] = s.keep
-        if s.kind == "grad_input":
-            ranges = separate_parts(s, table[s.op], op_def(table[s.op].kind))
-            if ranges:
-                parts[s.op, int(s.target[1:])] = ranges
-    free = frozenset(op.name for op in network.ops if op.name not in ran and _is_free(op.kind))
-    return Arithmetic(dtype, free, parts, saved, keep, exact, frozenset(packed))
-
-
-def _is_free(kind: str) -> bool:
-    d = op_def(kind)
-    return d.view or d.concat or d.window or d.stack
-
-
-def _difference(a: _Outcome, b: _Outcome) -> tuple[float, float, bool]:
-    """Greatest differences of gradients and of parameters, and whether all bits agree."""
-    gradients = [(g[p], h[p]) for g, h in zip(a.gradients, b.gradients, strict=True) for p in g]
-    parameters = [(a.parameters[p], b.parameters[p]) for p in a.parameters]
-    same = all(u.tobytes() == v.tobytes() for u, v in (*gradients, *parameters))
-    return _greatest(gradients), _greatest(parameters), same and a.losses == b.losses
-
-
-def _greatest(pairs: list[tuple[Array, Array]]) -> float:
-    worst = 0.0
-    for u, v in pairs:
-        with np.errstate(invalid="ignore"):
-            gap = np.abs(u.astype(np.float64) - v.astype(np.float64))
-        gap[(u == v) | (np.isnan(u) & np.isnan(v))] = 0
-        worst = max(worst, float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0)))
-    return worst

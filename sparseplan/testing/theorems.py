@@ -72,11 +72,9 @@ def check_runs_within_budget(plan: Plan, seed: int = 0, samples: int = 1) -> Run
     require(report.guard_intact, f"stray bytes: {'; '.join(report.faults[:3])} {describe(problem)}")
     claimed_bytes, touched = dict(report.claimed_bytes), dict(report.touched_bytes)
     require(claimed_bytes == touched, f"claimed={claimed_bytes}, touched={touched} {describe(problem)}")
-    require(
-        bool(report.bitwise_equal),
-        f"the arena differs from the reference: gradients by {report.max_abs_gradient_difference}, parameters by "
-        f"{report.max_abs_parameter_difference} {describe(problem)}",
-    )
+    unlike = report.differences or ()
+    require(not unlike, f"the arena differs from the reference: {'; '.join(unlike[:3])} {describe(problem)}")
+    require(report.passed, f"the run did not pass: {report.to_json()} {describe(problem)}")
     return report
 
 
