@@ -16,7 +16,7 @@ from sparseplan.plan import Plan
 from sparseplan.problem import INT8_PRICE, Problem, Term, resolve_choices, resolve_ties, resolve_values
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.striped import solve
-from sparseplan.sources import Source, network_and_fixed
+from sparseplan.sources import Source, imported
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions
 from sparseplan.value.valuefile import ValueTable, from_json, is_value_file
 from sparseplan.verify import verify
@@ -114,7 +114,8 @@ def problem(
     max_joules: float | None = None,
 ) -> Problem:
     """A planning problem from names, paths and patterns; see ``plan`` for the arguments."""
-    found, fixed = network_and_fixed(net)
+    source = imported(net)
+    found = source.network
     target = custom(l1=l1, l2=l2) if device is None else load_device(_device(device)).with_budget(l1=l1, l2=l2)
     if alignment is not None:
         target = target.with_budget(alignment=alignment)
@@ -127,7 +128,7 @@ def problem(
     options = TrainingOptions(
         dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, loss, dict(loss_attrs or {}), concat
     )
-    choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions, fixed)
+    choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions, source.fixed)
     given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
     more, ties = tuple(terms), resolve_ties(found, choices, map(_texts, together))
     if isinstance(given, ValueTable):
@@ -137,7 +138,7 @@ def problem(
         given = given.values
     worth = resolve_values(found, choices, given)
     return Problem(found, target, options, choices, least, worth, max_macs, more, ties, _texts(savings),
-                   int8_price, max_seconds, max_joules)  # fmt: skip
+                   int8_price, max_seconds, max_joules, source.origin)  # fmt: skip
 
 
 def _device(device: Device | str | os.PathLike[str]) -> Device | str | Path:

@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from sparseplan.atomic import write_text
+import numpy as np
+
+from sparseplan.atomic import together, write_text
+from sparseplan.builder import check_parameters
 from sparseplan.device import Device, DmaRate, Level, MacRate
 from sparseplan.errors import PlanError, SparseplanError
 from sparseplan.importers import spec
 from sparseplan.jsonio import Node, dump, load
+from sparseplan.origin import Origin, weights_sha256
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import INT8_PRICE, SAVINGS, Problem
 from sparseplan.rates import tables_from_node, tables_to_data
@@ -24,9 +29,10 @@ from sparseplan.stripes import Stripes
 from sparseplan.terms import term_from_node, term_to_dict
 from sparseplan.version import __version__
 
-#: written; version 1 had neither terms nor ties, version 2 no savings (recomputed and paged tensors)
-VERSION = 3
-READABLE = (1, 2, 3)
+#: written; version 1 had neither terms nor ties, version 2 no savings (recomputed and paged tensors), version 3 no
+#: origin of the weights
+VERSION = 4
+READABLE = (1, 2, 3, 4)
 MOST = 200_000
 T = TypeVar("T")
 
@@ -42,9 +48,36 @@ LEVELS = ("L1", "L2", "L3", "flash")
 DTYPES = ("fp32", "fp16", "bf16", "int8", "u8", "i32", "bit")
 
 
-def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Write a plan, whole or not at all. Raises OutputError where the file cannot be written."""
-    write_text(path, dump(plan_to_dict(plan)))
+def write_plan(plan: Plan, path: str | os.PathLike[str], weights: Mapping[str, Any] | None = None) -> None:
+    """Write a plan, whole or not at all. Where its weights come from is written as seen from its folder.
+
+    Args:
+        weights: of its network: written beside it (``plan.json``, ``plan.weights.npz``) and named in it, for
+            networks whose weights are not found again otherwise, such as PyTorch modules.
+
+    Raises:
+        OutputError: a file cannot be written.
+        DataError: weights that are not the network's.
+    """
+    folder = os.path.dirname(os.fspath(path))
+    if weights is None:
+        write_text(path, dump(plan_to_dict(plan, folder)))
+        return
+    check_parameters(plan.problem.network, weights)
+    arrays = {p: np.ascontiguousarray(weights[p], np.float32) for p in plan.problem.network.parameters}
+    beside = weights_beside(path)
+    known = plan.problem.origin
+    known = known or Origin("", "0" * 64)
+    origin = replace(known, source=beside, sha256=weights_sha256(arrays), taken_from=known.taken_from or known.source)
+    told = replace(plan, problem=replace(plan.problem, origin=origin))
+    with together() as files:
+        files.npz(beside, arrays)
+        files.text(path, dump(plan_to_dict(told, folder)))
+
+
+def weights_beside(path: str | os.PathLike[str]) -> str:
+    """Where the weights of a plan file lie that are written with it."""
+    return os.path.splitext(os.fspath(path))[0] + ".weights.npz"
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
@@ -54,14 +87,19 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         PlanError: unreadable, malformed, or of another version; names the field.
         SparseplanError: its network, device or options are malformed.
     """
-    return plan_from_dict(load(path, "plan", PlanError), f"plan {os.fspath(path)!r}")
+    plan = plan_from_dict(load(path, "plan", PlanError), f"plan {os.fspath(path)!r}")
+    origin = plan.problem.origin
+    if origin is None or not origin.is_file:
+        return plan
+    here = origin.seen_here(os.path.dirname(os.fspath(path)))
+    return replace(plan, problem=replace(plan.problem, origin=here))
 
 
 # -- out ----------------------------------------------------------------------------------------
 
 
-def plan_to_dict(plan: Plan) -> dict[str, Any]:
-    """A plan as plain data."""
+def plan_to_dict(plan: Plan, folder: str | None = None) -> dict[str, Any]:
+    """A plan as plain data; paths in it as seen from ``folder`` (default: the current one)."""
     return {
         "sparseplan": "plan",
         "version": VERSION,
@@ -82,7 +120,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "solve_seconds": plan.solve_seconds,
         "reason": None if plan.reason is None else _reason_to_dict(plan.reason),
-        "problem": problem_to_dict(plan.problem),
+        "problem": problem_to_dict(plan.problem, folder),
         "values": [
             {"name": v.name, "role": v.role, "shape": list(v.shape), "dtype": v.dtype, "bytes": v.bytes,
              "tensor": v.tensor, "persistent": v.persistent, "level": v.level, "scale": v.scale, "layout": v.layout}
@@ -107,8 +145,8 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def problem_to_dict(problem: Problem) -> dict[str, Any]:
-    """A problem as plain data."""
+def problem_to_dict(problem: Problem, folder: str | None = None) -> dict[str, Any]:
+    """A problem as plain data; paths as of ``plan_to_dict``."""
     o, d = problem.options, problem.device
     return {
         "network": spec.to_dict(problem.network),
@@ -137,6 +175,7 @@ def problem_to_dict(problem: Problem) -> dict[str, Any]:
         "int8_price": _real(problem.int8_price),
         "max_seconds": _real(problem.max_seconds),
         "max_joules": _real(problem.max_joules),
+        "origin": None if problem.origin is None else problem.origin.to_dict(folder),
     }  # fmt: skip
 
 
@@ -178,7 +217,8 @@ def plan_from_dict(data: Any, source: str = "plan") -> Plan:
         root.fail("is no plan (key sparseplan must be 'plan'); make one with `sparseplan plan`")
     if data.get("version") not in READABLE or isinstance(data.get("version"), bool):
         known = f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}"
-        root.fail(f"has version {data.get('version')!r}; this sparseplan reads versions {known}")
+        given = repr(data.get("version"))[:40]
+        raise PlanError(f"{source}: version={given}, this sparseplan reads {known}; update it or plan anew")
     root.record(
         ("sparseplan", "version", "status", "objective", "bound", "problem", "update", "picks", "peak_bytes",
          "lower_bound_bytes", "macs", "values", "buffers", "steps", "tiles"),
@@ -220,7 +260,7 @@ def problem_from_node(node: Node) -> Problem:
     """A problem from plain data."""
     node.record(
         ("network", "device", "options", "choices", "must", "values"),
-        ("max_macs", "terms", "ties", "savings", "int8_price", "max_seconds", "max_joules"),
+        ("max_macs", "terms", "ties", "savings", "int8_price", "max_seconds", "max_joules", "origin"),
     )
     options = node["options"].record(
         ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs", "concat")
@@ -252,6 +292,7 @@ def problem_from_node(node: Node) -> Problem:
         max_seconds=_maybe(node, "max_seconds", Node.number),
         max_joules=_maybe(node, "max_joules", Node.number),
         int8_price=node["int8_price"].number() if node.get("int8_price") is not None else INT8_PRICE,
+        origin=_maybe(node, "origin", Origin.from_node),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from sparseplan.device import Device
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import infos, op_def
+from sparseplan.origin import Origin
 from sparseplan.steps import (
     FRACTIONS,
     MAIN,
@@ -57,6 +58,7 @@ class Problem:
             tables (see ``costs``), or None.
         int8_price: share of its own value (terms aside) that an update loses when its gradient is computed from
             an input that was saved in 8 bits, in [0, 1].
+        origin: where the network's weights come from, where that is known; a plan does not depend on it.
     """
 
     network: Network
@@ -72,6 +74,7 @@ class Problem:
     int8_price: float = INT8_PRICE
     max_seconds: float | None = None
     max_joules: float | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         alignment = self.device.level(MAIN).alignment
@@ -145,7 +148,7 @@ class Problem:
             Problem,
             (self.network, self.device, self.options, dict(self.choices), dict(self.must),
              {p: dict(t) for p, t in self.values.items()}, self.max_macs, self.terms, self.ties, self.savings,
-             self.int8_price, self.max_seconds, self.max_joules),
+             self.int8_price, self.max_seconds, self.max_joules, self.origin),
         )  # fmt: skip
 
     def _check_terms(self) -> None:

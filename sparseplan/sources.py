@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sparseplan import importers, zoo
-from sparseplan.errors import NetworkError
+from sparseplan.builder import check_parameters, init_parameters
+from sparseplan.errors import DataError, NetworkError
 from sparseplan.fold import fold_affine
 from sparseplan.importers.draft import Imported
 from sparseplan.importers.spec import read_spec
 from sparseplan.network import Network
-from sparseplan.weights import PRETRAINED, pretrained
+from sparseplan.origin import Origin, weights_sha256
+from sparseplan.plan import Plan
+from sparseplan.weights import PRETRAINED, Weights, pretrained, read_weights
 
 Source = Network | Imported | str | os.PathLike[str]
 
@@ -25,20 +29,12 @@ def network(source: Source) -> Network:
     Raises:
         NetworkError: unknown name (with near matches), unreadable or malformed file.
     """
-    return network_and_fixed(source)[0]
-
-
-def network_and_fixed(source: Source) -> tuple[Network, tuple[str, ...]]:
-    """A network as ``network`` finds it, and its parameters that are constants of its origin, never updated."""
     if isinstance(source, Network):
-        return source, ()
+        return source
     if isinstance(source, Imported):
-        return source.network, source.fixed
+        return source.network
     text = os.fspath(source)
-    if _is_onnx(text) or _is_module(text):
-        found = imported(text)
-        return found.network, found.fixed
-    return _named(text), ()
+    return imported(text).network if _is_onnx(text) or _is_module(text) else _named(text)
 
 
 def _named(text: str) -> Network:
@@ -74,10 +70,13 @@ def imported(
     if _is_module(text):
         from sparseplan.importers.exported import from_reference
 
-        return from_reference(text)
+        read = from_reference(text)
+        return replace(read, origin=Origin(text, weights_sha256(read.weights)) if read.weights else None)
     found = network(source)
-    known = pretrained(found) if found.name in PRETRAINED and text in zoo.NETWORKS else {}
-    return Imported(found, known)
+    if found.name not in PRETRAINED or text not in zoo.NETWORKS:
+        return Imported(found, {})
+    known = pretrained(found)
+    return Imported(found, known, origin=Origin(text, weights_sha256(known)))
 
 
 def folded(found: Imported) -> Imported:
@@ -93,7 +92,67 @@ def folded(found: Imported) -> Imported:
     notes = (*found.notes, f"{gone} norms are folded into the layers before them")
     layouts = {p: axes for p, axes in found.layouts.items() if p in weights}
     kept = tuple(p for p in found.fixed if p in weights)
-    return Imported(net, {p: a.astype(np.float32) for p, a in weights.items()}, layouts, notes, kept)
+    made = {p: a.astype(np.float32) for p, a in weights.items()}
+    origin = None if found.origin is None else replace(found.origin, fold=True, sha256=weights_sha256(made))
+    return Imported(net, made, layouts, notes, kept, origin)
+
+
+def plan_weights(plan: Plan, given: str | os.PathLike[str] | None = None, seed: int = 0) -> tuple[Weights, str]:
+    """The weights that a plan is for, and where they come from, in words.
+
+    Args:
+        given: an npz or ONNX file or ``package.module:function`` to take them from instead; ``"random"`` draws
+            them from ``seed``.
+
+    Raises:
+        DataError: the plan does not say where they are, they are there no longer or are others by now, or do not
+            fit the network. Code that a plan file names is never run for it.
+    """
+    net, origin = plan.problem.network, plan.problem.origin
+    todo = f"give weights=FILE (an npz of the parameters of network {net.name!r}, or what it was imported from)"
+    if given is not None and os.fspath(given) == "random":
+        return init_parameters(net, seed), f"drawn from seed {seed}, as asked"
+    if given is not None:
+        text = os.fspath(given)
+        if not _is_onnx(text) and not _is_module(text):
+            return read_weights(text, net), text
+        taken = replace(origin, source=text) if origin is not None else Origin(text, "0" * 64)
+        return _fitting(net, _read(taken), text), text
+    if origin is None:
+        if net.name in PRETRAINED and net == zoo.get(net.name):
+            return pretrained(net), "the zoo's"
+        raise DataError(f"the plan names no weights; {todo}, or weights=random for drawn ones")
+    if not origin.source:
+        raise DataError(f"the plan's weights are those of {origin.taken_from or 'a network in memory'}; {todo}")
+    what = f"the plan's weights {origin.source!r}"
+    if origin.is_module:
+        raise DataError(f"{what} are made by code, which is not run because a plan file names it; {todo}, or "
+                        f"weights={origin.source} to run it")  # fmt: skip
+    if origin.is_file and not os.path.exists(origin.source):
+        was = f" (taken from {origin.taken_from})" if origin.taken_from else ""
+        raise DataError(f"{what}{was} are not there: moved or deleted? {todo}")
+    found = dict(_read(origin) if not origin.source.endswith(".npz") else read_weights(origin.source, net))
+    sha256 = weights_sha256(found)
+    if sha256 != origin.sha256:
+        raise DataError(f"{what} are others than when it was made (sha256 {sha256[:12]}…, then {origin.sha256[:12]}…): "
+                        f"plan anew, or {todo}")  # fmt: skip
+    return _fitting(net, found, origin.source), "the zoo's" if not origin.is_file else origin.source
+
+
+def _read(origin: Origin) -> Mapping[str, Any]:
+    """The weights of an ONNX file, a module or a network of the zoo, read as they were for the plan."""
+    onnx = _is_onnx(origin.source)
+    read = imported(origin.source, shapes=origin.shapes if onnx else None, fixed=origin.fixed if onnx else None,
+                    outputs=(origin.outputs or None) if onnx else None)  # fmt: skip
+    return (folded(read) if origin.fold else read).weights
+
+
+def _fitting(net: Network, weights: Mapping[str, Any], what: str) -> Weights:
+    try:
+        check_parameters(net, weights)
+    except DataError as error:
+        raise DataError(f"weights {what!r}: {error}; are they of the network that the plan is for?") from None
+    return {p: np.ascontiguousarray(weights[p], np.float32) for p in net.parameters}
 
 
 def _is_onnx(text: str) -> bool:

@@ -12,7 +12,7 @@ from planted import problem_of, small_u
 
 from sparseplan.errors import SparseplanError
 from sparseplan.plan import Plan
-from sparseplan.planfile import plan_from_dict, plan_to_dict, read_plan, write_plan
+from sparseplan.planfile import VERSION, plan_from_dict, plan_to_dict, read_plan, write_plan
 from sparseplan.problem import Pair, Problem, Saturation
 from sparseplan.testing.peers import plan_of
 from sparseplan.verify import verify
@@ -37,7 +37,7 @@ def test_terms_and_ties_come_back(tmp_path: Path) -> None:
     assert again.problem.terms == TERMS
     assert verify(written.problem, again) == ()
     data = json.loads((tmp_path / "plan.json").read_text())
-    assert data["version"] == 3
+    assert data["version"] == VERSION
     pair, saturation = data["problem"]["terms"]
     assert pair == {"pair": {"a": {"join.weight": 0.5}, "b": {"head.bias": 1.0}, "value": -7.25}}
     assert saturation["saturation"]["weights"]["head.bias"] == {"1.0": 1.0}
@@ -50,8 +50,10 @@ def test_a_file_of_version_1_is_read() -> None:
     data = plan_to_dict(written) | {"version": 1}
     del data["problem"]["terms"], data["problem"]["ties"]
     assert plan_from_dict(data) == written
-    with pytest.raises(SparseplanError, match="has version 4; this sparseplan reads versions 1, 2 and 3"):
-        plan_from_dict(data | {"version": 4})
+    with pytest.raises(
+        SparseplanError, match=r"^plan: version=5, this sparseplan reads 1, 2, 3 and 4; update it or plan anew$"
+    ):
+        plan_from_dict(data | {"version": 5})
 
 
 POINTS = [[1, 1]]

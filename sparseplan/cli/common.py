@@ -12,14 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from sparseplan import api
+from sparseplan.builder import init_parameters
 from sparseplan.device import custom, load_device
 from sparseplan.errors import NetworkError, ProblemError, near
 from sparseplan.importers import Imported
 from sparseplan.network import Network
+from sparseplan.origin import Origin, weights_sha256
+from sparseplan.plan import Plan
 from sparseplan.problem import SAVINGS, Problem, resolve_choices
 from sparseplan.run.schedules import DROPS, LrSchedule
 from sparseplan.run.settings import EarlyStopping, TrainSettings
-from sparseplan.sources import folded, imported
+from sparseplan.sources import folded, imported, plan_weights
 from sparseplan.tasks import Task, get_task
 from sparseplan.value import VALUES, get_value
 from sparseplan.value.units import Unit, units_of
@@ -121,6 +124,17 @@ def weights_of(args: argparse.Namespace, network: Network) -> Any:
     return pretrained(network)
 
 
+def plan_weights_of(args: argparse.Namespace, plan: Plan, drawn: bool = False) -> tuple[Any, str]:
+    """The weights that a plan file names, or ``--weights``, and where they come from.
+
+    ``drawn``: a plan that names none is executed on drawn ones.
+    """
+    if drawn and args.weights is None and plan.problem.origin is None:
+        net = plan.problem.network
+        return init_parameters(net, args.seed), f"drawn from seed {args.seed}, as the plan names none"
+    return plan_weights(plan, args.weights, getattr(args, "seed", 0))
+
+
 def task_of(args: argparse.Namespace) -> Task:
     """The task that ``--task`` names."""
     name = args.task or "depth"
@@ -208,4 +222,15 @@ def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
     if args.together != "parameter":
         options["together"] = [unit.parameters for unit in named_units(network, args.together)]
     options["values"] = values_of(args, network)
-    return api.problem(origin, load_device(args.device) if args.device else custom(), **options)
+    made = api.problem(origin, load_device(args.device) if args.device else custom(), **options)
+    if args.weights:
+        given = weights_of(args, network)
+        made = replace(made, origin=Origin(args.weights, weights_sha256(given)))
+    return made
+
+
+def written_weights(args: argparse.Namespace, problem: Problem) -> Any:
+    """Weights that have to be written beside a plan, as nothing that a plan file may name leads to them again."""
+    origin = problem.origin
+    needed = origin is not None and not origin.is_file and (origin.is_module or not origin.source)
+    return weights_of(args, problem.network) if needed else None

@@ -6,16 +6,15 @@ import argparse
 import json
 from typing import Any
 
-from sparseplan.atomic import write_npz
-from sparseplan.builder import init_parameters
-from sparseplan.cli.common import origin_of, show, writable
+from sparseplan.atomic import together
+from sparseplan.cli.common import origin_of, plan_weights_of, show, writable
 from sparseplan.errors import PlanError
-from sparseplan.importers.spec import write_spec
+from sparseplan.importers.spec import to_dict
 from sparseplan.inspection import inspect_rows
+from sparseplan.jsonio import dump
 from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan
 from sparseplan.tables import table
-from sparseplan.weights import PRETRAINED, pretrained, read_weights
 
 #: what plans can be written as
 TARGETS = ("c", "torch", "json")
@@ -40,10 +39,11 @@ def import_(args: argparse.Namespace) -> int:
         "outputs": {t: list(net.tensor[t].shape) for t in net.outputs},
         "kinds": dict(sorted(kinds.items())), "frozen_kinds": opaque, "notes": list(found.notes),
     }  # fmt: skip
-    if args.out:
-        write_spec(net, args.out)
-    if args.weights_out:
-        write_npz(args.weights_out, dict(found.weights))
+    with together() as files:
+        if args.out:
+            files.text(args.out, dump(to_dict(net)))
+        if args.weights_out:
+            files.npz(args.weights_out, dict(found.weights))
     facts = [
         ["ops", f"{data['ops']:,}"], ["parameters", f"{data['parameters']:,}"],
         ["MACs forward", f"{data['macs_forward']:,}"],
@@ -82,13 +82,7 @@ def export(args: argparse.Namespace) -> int:
 def _export_c(args: argparse.Namespace, plan: Plan) -> int:
     from sparseplan.exporters import c
 
-    net = plan.problem.network
-    if args.weights:
-        weights, origin = read_weights(args.weights, net), args.weights
-    elif net.name in PRETRAINED:
-        weights, origin = pretrained(net), "the zoo's"
-    else:
-        weights, origin = init_parameters(net, args.seed), f"drawn from seed {args.seed}; give --weights for your own"
+    weights, origin = plan_weights_of(args, plan)
     made = c.export(plan, weights, args.out, name=args.name, lr=args.lr)
     files = [str(p) for p in made.files]
     data = {"to": "c", "files": files, "arena_bytes": dict(plan.peak_bytes), "weights": origin}

@@ -60,9 +60,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", required=True, choices=moving.TARGETS, help="what to write")
     sub.add_argument("-o", "--out", metavar="PATH", required=True, help="a folder for c, a file for torch and json")
     sub.add_argument("--name", default="sparseplan", help="prefix of C names and files (default %(default)s)")
-    sub.add_argument(
-        "--weights", help="npz of parameters for c (default: the zoo's pretrained ones, or drawn from --seed)"
-    )
+    _weights_argument(sub, "for c: ")
     sub.add_argument("--network", metavar="NET", help="for torch: what the plan's network was imported from, if axes "
                      "of its parameters were moved (the import notes it)")  # fmt: skip
     sub.set_defaults(shape=[], fix=[], output=[], fold=False)
@@ -110,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("run", "Execute a plan in an arena of exactly its bytes.", planning.run_plan)
     sub.add_argument("plan", help="plan file")
-    sub.add_argument("--weights", help="npz of parameters (default: drawn from --seed)")
+    _weights_argument(sub, also=" (the default where the plan names none)")
     sub.add_argument("--samples", type=_positive, default=1, help="runs of the schedule (default %(default)s)")
     sub.add_argument("--lr", type=float, default=0.01, help="learning rate (default %(default)s)")
     sub.add_argument("--seed", type=_seed, default=0)
@@ -118,7 +116,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command("check", "Fine-tune with a plan's update set; report metrics before and after.", training.check)
     sub.add_argument("plan", help="plan file")
     _task_argument(sub)
-    sub.add_argument("--weights", help="npz of parameters to start from (default: the zoo's pretrained ones)")
+    _weights_argument(sub)
+    sub.add_argument("--seed", type=_seed, default=0, help="of --weights random (default %(default)s)")
     sub.add_argument("--full", action="store_true", help="also train every parameter that can be updated")
     sub.add_argument("--arena", action="store_true", help="train inside the plan's arena, as the plan says, to the end")
     _training_arguments(sub)
@@ -237,6 +236,12 @@ def _value_arguments(sub: argparse.ArgumentParser) -> None:
 def _task_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--task", default="depth", help=f"one of {', '.join(sorted(TASKS))}, or a path to an npz or a "
                      "folder, perhaps with ?share=10&labels=tof-bilinear (default %(default)s)")  # fmt: skip
+
+
+def _weights_argument(sub: argparse.ArgumentParser, what: str = "", also: str = "") -> None:
+    sub.add_argument("--weights", metavar="FILE|random",
+                     help=f"{what}an npz of parameters, or what the network was imported from (default: what the plan "
+                     f"names); random draws them from --seed{also}")  # fmt: skip
 
 
 def _training_arguments(sub: argparse.ArgumentParser, seeds: int = 3) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 from sparseplan import api, report, sweep
-from sparseplan.atomic import write_text
+from sparseplan.atomic import together, write_text
 from sparseplan.baselines import baselines
 from sparseplan.cli import comparing, timing
 from sparseplan.cli.common import (
     named_units,
     origin_of,
+    plan_weights_of,
     problem_of,
     progress,
     progress_end,
@@ -22,16 +25,17 @@ from sparseplan.cli.common import (
     training_settings,
     weights_of,
     writable,
+    written_weights,
 )
 from sparseplan.errors import ProblemError
 from sparseplan.plan import Plan
-from sparseplan.planfile import read_plan, write_plan
+from sparseplan.planfile import read_plan, weights_beside, write_plan
+from sparseplan.problem import Problem
 from sparseplan.run import Optimizer, RunReport, run
 from sparseplan.tables import table
 from sparseplan.trained import TrainedFront, train_front
 from sparseplan.units import parse_bytes
 from sparseplan.verify import verify
-from sparseplan.weights import read_weights
 
 #: differences from the reference that are printed; --json tells all
 MOST_SHOWN = 10
@@ -44,13 +48,16 @@ def plan(args: argparse.Namespace) -> int:
     asked = problem_of(args)
     answer = api.plan(asked, time_limit=args.time_limit, seed=args.seed, progress=progress)
     progress_end()
+    told = []
     if args.out and answer.feasible:
-        write_plan(answer, args.out)
+        beside = written_weights(args, asked)
+        write_plan(answer, args.out, beside)
+        told = [] if beside is None else [f"wrote {args.out}, and its network's weights as {weights_beside(args.out)}"]
     if args.figure and answer.feasible:
         report.save_figure(answer, args.figure)
     data, text = timing.told(args, answer)
     beside, table_ = comparing.told(answer, others)
-    text = [report.describe(answer), *text, *table_]
+    text = [report.describe(answer), *text, *table_, *told]
     show(args, {**report.summary(answer), **data, **beside}, "\n\n".join(text))
     return solved(answer.feasible, bool(answer.update))
 
@@ -61,6 +68,7 @@ def pareto(args: argparse.Namespace) -> int:
     if args.train and args.no_train:
         raise ProblemError("--train and --no-train: give one of them")
     asked = problem_of(args, need_budget=False)
+    asked = _with_weights(args, asked)
     budgets = None if args.budgets is None else [_budget(t, args.axis) for t in args.budgets.split(",")]
     front = sweep.pareto(
         asked, args.axis, budgets=budgets, points=args.points, jobs=args.jobs, time_limit=args.time_limit,
@@ -80,6 +88,18 @@ def pareto(args: argparse.Namespace) -> int:
         text += "\n\n" + report.trained_text(trained)
     show(args, _front_json(front, trained) if args.json else None, text)
     return solved(bool(front.points), any(p.update for p in front.points))
+
+
+def _with_weights(args: argparse.Namespace, asked: Problem) -> Problem:
+    """The problem with its weights written into ``--plans``, where its plans would not lead to them otherwise."""
+    weights = written_weights(args, asked) if args.plans else None
+    if weights is None or asked.origin is None:
+        return asked
+    path = os.path.join(args.plans, "weights.npz")
+    with together() as files:
+        files.folder(args.plans)
+        files.npz(path, dict(weights))
+    return replace(asked, origin=replace(asked.origin, source=path, taken_from=asked.origin.source))
 
 
 def _train(args: argparse.Namespace, front: sweep.Front) -> TrainedFront:
@@ -145,7 +165,7 @@ def run_plan(args: argparse.Namespace) -> int:
     if found := verify(plan.problem, plan):
         print(f"sparseplan: the verifier rejects this plan: {found[0].where}: {found[0].message}", file=sys.stderr)
         return 2
-    weights = read_weights(args.weights, plan.problem.network) if args.weights else None
+    weights, origin = plan_weights_of(args, plan, drawn=True)
     kind = plan.problem.options.optimizer
     result = run(plan, weights, seed=args.seed, samples=args.samples, optimizer=Optimizer(kind, lr=args.lr))
     rows: list[list[object]] = [
@@ -153,7 +173,7 @@ def run_plan(args: argparse.Namespace) -> int:
         for level, n in result.claimed_bytes.items()
     ]
     lines = [
-        f"executed {result.steps} steps in the planned bytes",
+        f"executed {result.steps} steps in the planned bytes; parameters: {origin}",
         table(("level", "claimed B", "touched up to B", "distinct B written"), rows, [False] + [True] * 3),
         *_outcome(result),
     ]

@@ -13,6 +13,7 @@ from sparseplan.cli.common import (
     measured,
     named_units,
     origin_of,
+    plan_weights_of,
     progress,
     progress_end,
     show,
@@ -44,7 +45,7 @@ def check(args: argparse.Namespace) -> int:
     if not plan.feasible:
         raise ProblemError(f"plan {args.plan!r} has status {plan.status}: there is nothing to train with")
     task = task_of(args)
-    weights = weights_of(args, net)
+    weights, _ = plan_weights_of(args, plan)
     # in the arena, the plan says itself what is updated
     sets = {} if args.arena else {"planned": dict(plan.update)}
     if args.full:

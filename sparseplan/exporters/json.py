@@ -25,7 +25,7 @@ def export(plan: Plan, path: str | os.PathLike[str]) -> None:
 
 
 def schema(of: str = "plan") -> dict[str, Any]:
-    """The schema of plan files (version 3) or of network specs (version 1), complete in itself.
+    """The schema of plan files (version 4) or of network specs (version 1), complete in itself.
 
     A file that validates is well formed: names that are not known, shapes that do not fit and false
     claims are for ``read_plan``, ``read_spec`` and ``verify`` to find. That of plan files holds that of

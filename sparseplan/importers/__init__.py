@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparseplan.importers.draft import Imported
+from sparseplan.origin import Origin, weights_sha256
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -40,7 +44,14 @@ def onnx(
     """
     from sparseplan.importers.onnxfile import read_onnx
 
-    return read_onnx(path, shapes=shapes, fixed=fixed, outputs=outputs)
+    found = read_onnx(path, shapes=shapes, fixed=fixed, outputs=outputs)
+    if not found.weights or not all(np.ndim(v) == 0 for v in (fixed or {}).values()):
+        return found  # inputs fixed to whole arrays cannot be written down
+    origin = Origin(
+        os.fspath(path), weights_sha256(found.weights), {k: tuple(v) for k, v in (shapes or {}).items()},
+        {k: float(v) for k, v in (fixed or {}).items()}, tuple(outputs or ()),
+    )  # fmt: skip
+    return replace(found, origin=origin)
 
 
 def torch(module: Module, example_input: Any, *, name: str | None = None, batch_axis: int | None = 0) -> Imported:
@@ -59,7 +70,11 @@ def torch(module: Module, example_input: Any, *, name: str | None = None, batch_
     """
     from sparseplan.importers.exported import read_module
 
-    return read_module(module, example_input, name=name, batch_axis=batch_axis)
+    found = read_module(module, example_input, name=name, batch_axis=batch_axis)
+    if not found.weights:
+        return found
+    made = Origin("", weights_sha256(found.weights), taken_from=f"the module {found.network.name!r} in memory")
+    return replace(found, origin=made)
 
 
 __all__ = ["Imported", "onnx", "torch"]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sparseplan.builder import FloatArray
 from sparseplan.errors import NetworkError
 from sparseplan.network import MAX_NAME, Network
+from sparseplan.origin import Origin
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -30,6 +31,7 @@ class Imported:
         notes: what a user should know: what was read as frozen, guessed, or left out.
         fixed: parameters that the origin does not train: its constants where an op could update them. A
             plan for what was imported never updates them; for the bare network, give them as ``never``.
+        origin: where the weights come from, where they can be found again; plans remember it.
     """
 
     network: Network
@@ -37,6 +39,7 @@ class Imported:
     layouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
