@@ -10,6 +10,7 @@ TORCH ?= torch==2.13.0
 MODELS ?= rapidocr-onnxruntime==1.4.4 silero-vad==6.2.3 magika==1.0.3
 JOBS ?= 2
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 
 DEMO := .venv-demo
 TEST := .venv-test
@@ -17,7 +18,7 @@ WITH_TORCH := .venv-torch
 PIP := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch bench property clean python-version
+.PHONY: help demo test test-torch bench property mutants clean python-version
 
 help:
 	@echo "make demo        plan uPyD-Net for GAP9, run the plan in its bytes, adapt, draw the figure"
@@ -25,6 +26,7 @@ help:
 	@echo "make test-torch  kernels and gradients against PyTorch"
 	@echo "make bench       benchmarks, beside PyTorch in the same run"
 	@echo "make property    the property tests with many more examples"
+	@echo "make mutants     single faults planted in the sources, each to be caught by the tests that it names"
 	@echo "make clean       remove environments, caches and outputs"
 
 python-version:
@@ -72,6 +74,10 @@ bench: $(WITH_TORCH)/made.stamp
 
 property: $(TEST)/made.stamp
 	HYPOTHESIS_PROFILE=nightly $(TEST)/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+# In the environment with PyTorch, as the importer from PyTorch has faults too. MUTANTS_ARGS: see --help.
+mutants: $(WITH_TORCH)/made.stamp
+	$(WITH_TORCH)/bin/python tests/mutants/runner.py --jobs $(JOBS) $(MUTANTS_ARGS)
 
 clean:
 	rm -rf $(DEMO) $(TEST) $(WITH_TORCH) build dist *.egg-info out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,10 +151,11 @@ def test_a_sample_does_not_depend_on_its_batch(kind: str, data: st.DataObject) -
 
 
 @pytest.mark.parametrize("kind", ["conv", "conv_transpose"])
+@pytest.mark.parametrize("padding", [1, (0, 1, 2, 0)])
 @pytest.mark.parametrize(("channels", "outs"), [(12, 1), (1, 12), (12, 12)])
-def test_wide_layers_take_every_method_and_agree(kind: str, channels: int, outs: int) -> None:
+def test_wide_layers_take_every_method_and_agree(kind: str, channels: int, outs: int, padding: Any) -> None:
     # few outputs scatter, many gather, and columns come in several blocks
-    c = case(kind, [(channels, 40, 41)], batch=3, seed=1, kernel=3, padding=1, out_channels=outs, dtype="float64")
+    c = case(kind, [(channels, 40, 41)], batch=3, seed=1, kernel=3, padding=padding, out_channels=outs, dtype="float64")
     rng = np.random.default_rng(2)
     probe = rng.standard_normal(c.x[0].shape)
     along = np.sum((c.definition.forward(c.info, [probe], c.params) - c.params["bias"][:, None, None]) * c.dy)

@@ -23,6 +23,16 @@ ATTRS: dict[str, dict[str, Any]] = {
     "param_mul": {"shape": (3, 1, 1)},
 }
 SPREAD = ("add", "sub", "mul", "div", "maximum", "minimum")
+#: by kind: attributes of windows of every sort
+WINDOWS: dict[str, list[dict[str, Any]]] = {
+    kind: [
+        {"kernel": (k, 1), "stride": (s, 1), "padding": (top, 0, bottom, 0)} | more
+        for k in (1, 2, 3, 4) for s in (1, 2, 3) for top in (0, 1) for bottom in (0, 1)
+        for more in ([{"dilation": (1, 1)}, {"dilation": (2, 1)}] if kind == "conv" else [{}])
+        if s <= (k - 1) * more.get("dilation", (1, 1))[0] + 1 and max(top, bottom) < k
+    ]
+    for kind in ("conv", "conv_transpose", "max_pool", "avg_pool")
+}  # fmt: skip
 POINTWISE = sorted(k for k, rule in RULES.items() if rule is RULES["relu"] and k not in (*SPREAD, "concat"))
 HEIGHT = 5
 
@@ -63,3 +73,23 @@ def test_an_op_that_spreads_one_row_over_all(
     net = NetworkBuilder("net")
     x = net.op(kind, [net.input(f"in{i}", shape) for i, shape in enumerate(shapes)], "op")
     check(net.build(net.conv(x, 2, halo, 1, halo // 2, name="after")), ("op", "after"), rng)
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_a_stripe_reads_the_rows_that_it_needs_and_no_other(kind: str) -> None:
+    """Of windows without gaps, and apart from the image's own ends, which take all that there is."""
+    for attrs in WINDOWS[kind]:
+        more = {"out_channels": 1} if kind.startswith("conv") else {}
+        net = NetworkBuilder("net")
+        network = net.build(net.op(kind, net.input("image", (1, 9, 1)), "op", **attrs, **more))
+        info = infos(network)["op"]
+        height = info.output[1]
+        for lo in range(height):
+            for hi in range(lo + 1, height + 1):
+                stripe = op_def(kind).stripe(info, lo, hi)
+                assert stripe is not None
+                read = stripe.inputs[0]
+                assert read is not None
+                rows = {row for y in range(lo, hi) for _, row in RULES[kind](info, 0, y)}
+                assert read[0] == (min(rows) if lo > 0 else 0), (attrs, lo, hi)
+                assert read[1] == (max(rows) + 1 if hi < height else 9), (attrs, lo, hi)

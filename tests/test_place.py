@@ -13,7 +13,8 @@ from placing import faults
 
 from sparseplan.errors import ProblemError
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.place import Group, Rect, lower_bound, place, place_min
+from sparseplan.solve.firstfit import widest_hole
+from sparseplan.solve.place import Group, Rect, _Task, lower_bound, place, place_min
 
 
 def plain(*rows: tuple[int, int, int]) -> list[Group]:
@@ -136,6 +137,28 @@ class TestByHand:
         assert (placement.status, placement.peak, bound) == ("PLACED", 6, 6)
         assert place(groups, 5).status == "IMPOSSIBLE"
         assert faults(groups, placement.offsets, 6, 1) == []
+
+    def test_what_comes_back_leaves_its_bytes_in_between(self) -> None:
+        """A group is live before and behind a step at which another buffer takes its place."""
+        twice = Group("twice", (Rect(0, 4, 0, 2), Rect(0, 4, 3, 5)))
+        assert place([twice, *plain((4, 2, 3))], 4).offsets == (0, 0)
+        assert lower_bound([twice, *plain((4, 2, 3))]) == 4
+        assert place([twice, *plain((4, 1, 3))], 7).status == "IMPOSSIBLE"
+
+    def test_the_widest_hole_is_one_that_nothing_of_the_group_covers(self) -> None:
+        """[0, 8) at first, [2, 4) behind it, [11, 12) throughout: three bytes are never covered."""
+        group = Group("holed", (Rect(0, 8, 0, 1), Rect(2, 2, 1, 2), Rect(11, 1, 0, 2)))
+        assert widest_hole(_Task.of([group], 1).block) == 3
+
+    def test_only_the_top_is_spared_its_padding(self) -> None:
+        assert lower_bound(plain((5, 0, 1), (6, 0, 1), (7, 0, 1)), 4) == 8 + 8 + 5
+
+    def test_what_was_not_found_in_time_is_not_impossible(self) -> None:
+        """At the bound of 4 nothing is proven: 6 is the least, which takes a search."""
+        climbing = (Rect(0, 2, 0, 1), Rect(2, 2, 1, 2))
+        groups = [Group("a", climbing), Group("b", climbing)]
+        placement, bound = place_min(groups, limits=Limits(seconds=0), capacity=4)
+        assert (placement.status, bound) == ("UNKNOWN", 4)
 
     def test_minimum_under_a_capacity(self) -> None:
         groups = plain((8, 0, 3), (8, 2, 4))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sparseplan.dtypes import BITS, bytes_of, check_dtype, numpy_dtype
 from sparseplan.errors import ProblemError, SparseplanError, near
-from sparseplan.units import Interval, align_up, format_bytes, parse_bytes
+from sparseplan.units import Interval, align_up, format_bytes, live_bytes, parse_bytes
 
 SCALES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -133,3 +133,10 @@ def test_near_matches_stay_quick_and_short_for_hostile_names() -> None:
     # difflib alone would take minutes over this
     hint = near("x" * 5000, ["y" * 5000 + str(i) for i in range(50_000)])
     assert len(hint) < 2000
+
+
+def test_live_bytes_by_hand() -> None:
+    """Intervals are half-open: what stops at a step takes no bytes there."""
+    assert live_bytes([(0, 2, 5), (1, 3, 7), (2, 4, 1)], 4) == (5, 12, 8, 1)
+    assert live_bytes([(0, 3, 5)], 3) == (5, 5, 5)
+    assert live_bytes([], 2) == (0, 0)

@@ -1,0 +1,54 @@
+"""What may run again, and until when: as long as something that is still to come may want its output."""
+
+from __future__ import annotations
+
+from sparseplan.autodiff import trace
+from sparseplan.builder import NetworkBuilder
+from sparseplan.network import Network
+from sparseplan.solve.again import candidates, last_uses, slots
+from sparseplan.steps import TrainingOptions
+from sparseplan.training import TrainingGraph
+
+
+def forked() -> Network:
+    """a is read by b, which is wanted early in the backward phase, and by c, which is wanted late; and by itself."""
+    net = NetworkBuilder("forked")
+    a = net.op("sigmoid", net.conv(net.input("image", (2, 4, 4)), 2, 1, name="in"), name="a")
+    late = net.op("tanh", net.conv(a, 2, 1, name="c"), name="tc")
+    early = net.op("tanh", net.conv(a, 2, 1, name="b"), name="tb")
+    late = net.op("tanh", net.conv(late, 2, 1, name="c2"), name="tc2")
+    return net.build(net.add([early, late], name="sum"))
+
+
+def wanted_until(graph: TrainingGraph) -> dict[str, int]:
+    """By following every path: the last step behind the loss that reads an op's output or what is made from it."""
+    forward = {s.op: s for s in graph.steps if s.kind == "forward"}
+    made = {x.value: op for op, s in forward.items() for a in s.writes for x in a.spans}
+    loss = next(i for i, s in enumerate(graph.steps) if s.kind == "loss")
+    reads = {op: {made[x.value] for a in s.reads for x in a.spans if x.value in made} for op, s in forward.items()}
+
+    def until(op: str) -> int:
+        own = [i for i, s in enumerate(graph.steps) if i > loss and any(
+            made.get(x.value) == op for a in s.reads for x in a.spans)]  # fmt: skip
+        return max([-1, *own, *(until(other) for other, sources in reads.items() if op in sources)])
+
+    return {op: until(op) for op in forward}
+
+
+def test_the_last_use_of_what_is_read_twice() -> None:
+    graph = trace(forked(), TrainingOptions())
+    assert last_uses(graph) == wanted_until(graph)
+    steps = {s.name: i for i, s in enumerate(graph.steps)}
+    assert last_uses(graph)["a"] == steps["a.grad_x0"]
+    assert last_uses(graph)["in"] == steps["a.grad_x0"]  # a is made from it
+
+
+def test_candidates_are_the_runs_that_something_may_want() -> None:
+    graph = trace(forked(), TrainingOptions())
+    runs, fetches, producers = candidates(graph, ("recompute", "page"), set())
+    until = wanted_until(graph)
+    where = slots(graph.steps)
+    assert set(runs) == {(op, i) for op in until for i in where if i <= until[op]}
+    assert {t for t, _ in fetches} <= {*producers, "image"}
+    assert ("image", max(i for i in where if graph.steps[i].name == "in.grad_weight")) in fetches
+    assert candidates(graph, (), set())[:2] == ({}, {})
