@@ -41,7 +41,7 @@ def test_a_string_is_read_back(text: str) -> None:
     shown = _string(text)
     assert shown[0] == shown[-1] == '"'
     inner = shown[1:-1]
-    assert re.fullmatch(r'(?:[ !#-\[\]-~]|\\[0-7]{3})*', inner)  # no quote, no lone backslash
+    assert re.fullmatch(r"(?:[ !#-\[\]-~]|\\[0-7]{3})*", inner)  # no quote, no lone backslash
     assert "?" not in inner  # ??/ would be a trigraph
     found = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), inner)
     assert found.encode("latin-1") == text.encode("utf-8", "surrogatepass")

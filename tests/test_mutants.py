@@ -9,7 +9,6 @@ import ast
 import re
 
 import pytest
-
 from mutants.faults import PACKAGE, ROOT, Fault, FaultError, every
 
 FAULTS = every()
@@ -35,7 +34,19 @@ def test_a_fault_applies_and_compiles(fault: Fault) -> None:
 
 def test_the_list_spans_the_project() -> None:
     areas = {f.area for f in FAULTS}
-    asked = {"solver", "liveness", "autodiff", "placing", "ops", "stripes", "costs", "files", "verifier", "c", "importers"}
+    asked = {
+        "solver",
+        "liveness",
+        "autodiff",
+        "placing",
+        "ops",
+        "stripes",
+        "costs",
+        "files",
+        "verifier",
+        "c",
+        "importers",
+    }
     assert asked <= areas
     assert len(FAULTS) >= 120
 

@@ -37,7 +37,11 @@ def pools(draw: st.DrawFn) -> tuple[tuple[int, int, int], dict[str, object]]:
     kernel = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     padding = tuple(draw(st.integers(0, kernel[i % 2] - 1)) for i in range(4))
     shape = (2, draw(st.integers(kernel[0], 6)), draw(st.integers(kernel[1], 6)))
-    return shape, {"kernel": kernel, "stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))), "padding": padding}
+    return shape, {
+        "kernel": kernel,
+        "stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "padding": padding,
+    }
 
 
 @given(pools(), st.booleans(), st.integers(0, 99))

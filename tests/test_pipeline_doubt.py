@@ -89,6 +89,7 @@ def test_doubt_stays_when_nothing_better_is_left() -> None:
 
 def test_a_proof_stays_but_not_of_the_ties_of_a_tightened_budget() -> None:
     """The best is proven impossible: the second is optimal. Its equals may be among what the tightening left out."""
+
     def impossible(n: int, c: Candidate) -> Candidate:
         return replace(late(c), bound=10**9) if n == 1 else c
 

@@ -22,7 +22,9 @@ def literals() -> tuple[cp_model.CpModel, Literals]:
     t = net.input("image", (4, 3, 3))
     for i in range(3):
         t = net.conv(t, 4, 1, bias=False, name=f"c{i}")
-    graph = trace(net.build(t), TrainingOptions(frozen="flash", alignment=1), {f"c{i}.weight": (1.0,) for i in range(3)})
+    graph = trace(
+        net.build(t), TrainingOptions(frozen="flash", alignment=1), {f"c{i}.weight": (1.0,) for i in range(3)}
+    )
     model = cp_model.CpModel()
     return model, Literals(model, graph)
 
@@ -90,6 +92,7 @@ def test_what_is_left_of_rows_has_the_same_most(rows: list[tuple[int, tuple[int,
     full = [Row(constant, {i: n for i, n in enumerate(terms) if n}) for constant, terms in rows]
     kept = undominated(full)
     for values in itertools.product((0, 1), repeat=3):
+
         def most(rows: list[Row], values: tuple[int, ...] = values) -> int:
             return max(r.constant + sum(n * values[i] for i, n in r.terms.items()) for r in rows)
 

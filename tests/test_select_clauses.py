@@ -148,7 +148,7 @@ def test_a_must_is_a_floor() -> None:
 def valued(values: dict[str, float]) -> Problem:
     """c1.weight, c2.weight and head.weight may be updated, in whole."""
     problem = problem_of(chain(), may=tuple(values), optimizer="momentum")
-    choices = {n: (1.0,) for n in values}
+    choices = dict.fromkeys(values, (1.0,))
     return replace(problem, choices=choices, values={n: {1.0: v} for n, v in values.items()})
 
 
@@ -220,6 +220,7 @@ def slow_levels(problem: Problem, l3: int | None, alignment: int) -> Problem:
 
 def test_what_lies_at_a_slower_level_takes_its_alignment_and_all_counts() -> None:
     """Frozen weights (18 or 12 bytes, biases 6) and a page of the image (54) at L3, aligned to 16."""
+
     def made(l3: int | None) -> Program:
         problem = slow_levels(problem_of(chain(), optimizer="sgd", alignment=2), l3, 16)
         return Program(problem, trace(problem.network, problem.options, problem.choices), [])

@@ -62,7 +62,7 @@ class Fault:
         if self.index is None and found != 1:
             raise FaultError(f"fault {self.id!r}: its snippet occurs {found} times in sparseplan/{self.file}, not once")
         if self.index is not None and not 0 <= self.index < found:
-            raise FaultError(f"fault {self.id!r}: index={self.index}, but {found} occurrences in sparseplan/{self.file}")
+            raise FaultError(f"fault {self.id!r}: index={self.index}, but {found} occurrences in {self.file}")
         at = -1
         for _ in range((self.index or 0) + 1):
             at = text.index(self.old, at + 1)

@@ -85,7 +85,9 @@ class Digests:
     """What a result depends on: the fault, the package, the test files named, and what all tests share."""
 
     def __init__(self) -> None:
-        shared = [p for p in (ROOT / "tests").rglob("*.py") if not p.name.startswith("test_") and "mutants" not in p.parts]
+        shared = [
+            p for p in (ROOT / "tests").rglob("*.py") if not p.name.startswith("test_") and "mutants" not in p.parts
+        ]
         self.package = _digest(p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc")
         self.shared = _digest(shared)
 
