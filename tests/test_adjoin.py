@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,7 +91,7 @@ def test_what_is_free_lies_as_it_says(sizes: list[int], groups: list[list[int]],
     for k, group in enumerate(found.groups()):
         taken = sorted((offset, offset + size[name]) for name, offset in group)
         assert taken[0][0] == 0
-        assert all(a[1] <= b[0] for a, b in zip(taken, taken[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(taken))
         assert all(offset % alignment == 0 for _, offset in group), k
     for op in network.ops:
         if op.kind == "concat" and found.free(op):

@@ -60,7 +60,7 @@ def toy_schedules(draw: st.DrawFn) -> Schedule:
         reads, writes = spans
         pairs = tuple(
             (y, x) for y, *_ in writes for x, *_ in reads
-            if draw(st.booleans()) and sizes[int(y[1:])] == sizes[int(x[1:])] and not y == x
+            if draw(st.booleans()) and sizes[int(y[1:])] == sizes[int(x[1:])] and y != x
         )  # fmt: skip
         persistent = {v.name for v in values if v.persistent}
         steps.append(step(i, reads, writes, tuple(p for p in pairs if p[0] not in persistent)))

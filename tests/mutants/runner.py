@@ -8,6 +8,7 @@ of the fault, of the package and of the tests, so that an interrupted run goes o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -177,10 +178,8 @@ class Worker(threading.Thread):
     def kill(self) -> None:
         child = self.child
         if child is not None and child.poll() is None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 def _copy(tree: Path) -> None:
