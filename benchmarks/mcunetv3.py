@@ -32,7 +32,7 @@ from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.quantise import quantised
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.steps import MAIN, TrainingOptions
 from sparseplan.tables import table
 from sparseplan.zoo import mbv2_w035, mcunet_5fps, proxyless_w03

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from sparseplan.errors import InternalError, ProblemError
 from sparseplan.jsonio import MAX_BYTES, Node, load
 from sparseplan.plan import Plan
 from sparseplan.problem import INT8_PRICE, Problem, Term, resolve_choices, resolve_ties, resolve_values
-from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.striped import solve
+from sparseplan.solve.clock import Limits
+from sparseplan.solve.search import solve
 from sparseplan.sources import Source, imported
 from sparseplan.steps import FRACTIONS, MAIN, TrainingOptions
 from sparseplan.value.valuefile import ValueTable, from_json, is_value_file
 from sparseplan.verify import verify
+
+#: seconds for one plan where no limit is given, here and on the command line
+TIME_LIMIT = 120.0
 
 ValuesLike = Mapping[str, Any] | ValueTable | str | os.PathLike[str] | None
 _FROZEN = {"l2": "L2", "l3": "L3", "flash": "flash"}
@@ -150,11 +155,24 @@ def _texts(patterns: Sequence[str] | str) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
+def limits_of(time_limit: float | None, seed: int) -> Limits:
+    """Limits from what a caller gives: None and infinity are no limit of time.
+
+    Raises:
+        ProblemError: a limit or seed that is none.
+    """
+    if time_limit is None or time_limit == math.inf:
+        return Limits(None, seed)
+    if isinstance(time_limit, bool) or not isinstance(time_limit, Real) or not time_limit >= 0:
+        raise ProblemError(f"time_limit={time_limit!r} is no number of seconds; give one >= 0, or None for no limit")
+    return Limits(float(time_limit), seed)
+
+
 def plan(
     net: Source | Problem,
     device: Device | str | os.PathLike[str] | None = None,
     *,
-    time_limit: float | None = None,
+    time_limit: float | None = TIME_LIMIT,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -166,7 +184,8 @@ def plan(
             ``package.module:function``, or a Problem (then nothing else but
             limits may be given).
         device: a preset's name, a path to a TOML file, a Device, or None for plain budgets.
-        time_limit: wall-clock seconds; None searches until the optimum is proven.
+        time_limit: wall-clock seconds, after which the best plan so far is returned with its gap; None (or infinity)
+            searches until the optimum is proven.
         seed: same inputs and seed, same plan (unless the time limit cut it short).
         progress: called with a line of text at each stage.
         options: as of ``problem``: l1, l2 (budgets: bytes or "1.2MB"); dtype; batch; optimizer;
@@ -189,7 +208,10 @@ def plan(
         asked = net
     else:
         asked = problem(net, device, **options)
-    answer = solve(asked, Limits(time_limit, seed), progress)
+    limits = limits_of(time_limit, seed).told(progress)
+    if limits.seconds is not None:
+        limits.say(f"searching for up to {limits.seconds:g} s")
+    answer = solve(asked, limits)
     if found := verify(asked, answer):
         raise InternalError(f"the verifier rejects the plan, a bug in sparseplan: {found[0]}")
     return answer

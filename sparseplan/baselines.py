@@ -12,7 +12,7 @@ from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.front import AXES, EFFORT, bounded, cost_of
-from sparseplan.solve.pipeline import Pipeline
+from sparseplan.solve.search import solve
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def plan_for(problem: Problem, update: Mapping[str, float]) -> Plan:
         problem, choices={p: (r,) for p, r in update.items()}, must=dict(update), terms=(), ties=(),
         values={p: {r: problem.values[p][r]} for p, r in update.items()},
     )  # fmt: skip
-    plan = Pipeline(exact, Limits(), order=("peak", "area"), effort=EFFORT).run()
+    plan = solve(exact, Limits(), order=("peak", "area"), effort=EFFORT)
     if not plan.feasible:
         text = plan.reason.message if plan.reason is not None else plan.status
         raise ProblemError(f"update set of {len(update)} parameters: {text}")
@@ -96,7 +96,7 @@ def random_set(problem: Problem, axis: str, budget: int, seed: int) -> dict[str,
     drawn = {p: rng.random() for p in problem.choices}
     values = {p: {r: drawn[p] * r**0.5 for r in fractions} for p, fractions in problem.choices.items()}
     asked = bounded(replace(problem, values=values, terms=()), axis, budget)
-    plan = Pipeline(asked, Limits(None, seed), effort=EFFORT).run()
+    plan = solve(asked, Limits(None, seed), effort=EFFORT)
     return dict(plan.update)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sparseplan.errors import OpError, ProblemError
 from sparseplan.network import Network, Op
 from sparseplan.ops import OpInfo, infos, op_def
 from sparseplan.ops.base import Stripe
-from sparseplan.stripes import Stripes, lower, of_height
+from sparseplan.stripes import Lowered, Stripes, lower, of_height
 
 #: rows of a stripe that are tried
 HEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
@@ -27,19 +28,54 @@ def candidates(
     Args:
         heights: rows of a stripe, of the tensor that the group makes last; those that leave one stripe are dropped.
     """
+    found = {lowered.groups[0] for lowered in lowerings(network, heights, regions, most_copied)}
+    return tuple(g for g in _groups(network, heights, regions, most_copied) if g in found)
+
+
+def lowerings(
+    network: Network, heights: Sequence[int] = HEIGHTS, regions: int = 4, most_copied: int = 6,
+    look: Callable[[], None] | None = None,
+) -> Iterator[Lowered]:  # fmt: skip
+    """The network run in each of the candidates, one after another: first a middle height of each region, then others.
+
+    Args:
+        look: called again and again; what it raises ends the work, as where time is up.
+    """
+    shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Stripes]] = {}
+    for group in _groups(network, heights, regions, most_copied):
+        shapes.setdefault((group.ops, group.copied), []).append(group)
+    for some in itertools.zip_longest(*(_middle_first(groups) for groups in shapes.values())):
+        for group in some:
+            if group is None:
+                continue
+            try:
+                yield lower(network, [group], look)
+            except ProblemError:
+                continue
+
+
+def _groups(network: Network, heights: Sequence[int], regions: int, most_copied: int) -> tuple[Stripes, ...]:
+    """Groups that a network might be run in, none twice; ``lower`` tells whether it can."""
     search = _Search(network)
     found: dict[Stripes, None] = {}
     for ops in search.regions(regions):
+        height = network.tensor[network.op[ops[-1]].output].shape[1]
         for copied in search.copies(ops, most_copied):
-            height = network.tensor[network.op[ops[-1]].output].shape[1]
             for rows in sorted({h for h in heights if h < height}, reverse=True):
-                group = Stripes(ops, of_height(height, rows), copied)
-                try:
-                    lower(network, [group])
-                except ProblemError:
-                    continue
-                found[group] = None
+                found[Stripes(ops, of_height(height, rows), copied)] = None
     return tuple(found)
+
+
+def _middle_first(items: Sequence[Stripes]) -> list[Stripes]:
+    """The middle, then the middles of what lies before and behind it, and so on."""
+    found, parts = [], [items]
+    while parts:
+        part = parts.pop(0)
+        if part:
+            at = len(part) // 2
+            found.append(part[at])
+            parts += [part[:at], part[at + 1 :]]
+    return found
 
 
 class _Search:

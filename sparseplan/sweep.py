@@ -7,21 +7,26 @@ another backend (Dask, Ray) with ``joblib.parallel_config``.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import joblib
 import pandas as pd
 
+from sparseplan.api import limits_of
 from sparseplan.errors import InternalError, OutputError, ProblemError
-from sparseplan.plan import Plan
 from sparseplan.planfile import write_plan
 from sparseplan.problem import Problem
-from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.front import AXES, EFFORT, Found, Window, bounded, cost_of, walk
-from sparseplan.solve.pipeline import Effort, solve
+from sparseplan.solve.clock import Clock, Limits
+from sparseplan.solve.front import AXES, EFFORT, POINT, Found, Window, bounded, cost_of, share, walk
+from sparseplan.solve.pipeline import Effort
+from sparseplan.solve.search import solve
 from sparseplan.steps import MAIN
 from sparseplan.verify import verify
 
@@ -32,6 +37,10 @@ __all__ = ["Front", "FrontPoint", "Window", "pareto", "undominated"]
 STRETCHES = 12
 LEVELS_A_STRETCH = 8
 TIME = "time"
+#: seconds for a whole front where no limit is given
+TIME_LIMIT = 600.0
+#: seconds between signs of life while other processes work
+SILENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Front:
         axis: l2, l1, macs or time.
         windows: stretches of the axis in which a better plan was neither found nor proven impossible.
         exhaustive: every point between the smallest feasible budget and the full update is there (windows aside).
+        note: that the time limit cut it short, if it did.
     """
 
     problem: Problem
@@ -71,6 +81,7 @@ class Front:
     points: tuple[FrontPoint, ...]
     windows: tuple[Window, ...] = ()
     exhaustive: bool = True
+    note: str = ""
 
     @property
     def proven(self) -> bool:
@@ -110,28 +121,59 @@ class Front:
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A stretch of the axis, as a worker process needs it."""
+    """A stretch of the axis, as a worker process needs it.
+
+    Attributes:
+        worth: nothing in it is worth more.
+        turn: how many have to follow one another until the last one is walked, this one among them.
+        first: only the dearest point is wanted.
+    """
 
     problem: Problem
     axis: str
     low: int
     high: int | None
-    limits: Limits
     effort: Effort
     plans: str | None
+    worth: float
+    turn: int = 1
     first: bool = False
 
-    def points(self) -> tuple[str, list[FrontPoint], list[Window]]:
-        """The mark in its files' names, its points and windows."""
-        mark = f".{self.low}.{self.high or 0}"  # two stretches may find plans of the same cost
-        points, windows = [], []
-        for found in walk(self.problem, self.axis, self.high, self.low, self.limits, self.effort):
-            points.append(_point(found, self.plans, mark))
-            if found.window is not None:
-                windows.append(found.window)
+    @property
+    def mark(self) -> str:
+        """What tells its files apart: two stretches may find plans of the same cost."""
+        return f".{self.low}.{self.high or 0}"
+
+    def walked(self, limits: Limits) -> _Walked:
+        """Points and windows, within a fair share of the limits."""
+        left = limits.seconds
+        if left is not None:
+            if left <= 0 and self.high is not None:  # the first is begun however late it is
+                return _Walked(self.mark, (), (Window(self.low, self.high + 1, self.worth),))
+            limits = replace(limits, seconds=left / self.turn)
+        points: list[tuple[FrontPoint, Window | None]] = []
+        part = 1.0 if self.first else POINT
+        for found in walk(self.problem, self.axis, self.high, self.low, limits, self.effort, part):
+            if isinstance(found, Window):
+                return _Walked(self.mark, tuple(points), (found,))
+            points.append((_point(found, self.plans, self.mark), found.window))
+            limits.say(f"front: {found.plan.status} at {self.axis} {found.cost:,}")
             if self.first:
                 break
-        return mark, points, windows
+        return _Walked(self.mark, tuple(points), ())
+
+    def elsewhere(self, seed: int, until: float | None) -> _Walked:
+        """The same in another process, ``until`` a time of day."""
+        return self.walked(Limits(None if until is None else max(0.0, until - time.time()), seed))
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """What came of a stretch: points with what is open above them, and what was not walked for want of time."""
+
+    mark: str
+    points: tuple[tuple[FrontPoint, Window | None], ...]
+    cut: tuple[Window, ...]
 
 
 def _point(found: Found, plans: str | None, mark: str = "") -> FrontPoint:
@@ -153,7 +195,7 @@ def pareto(
     budgets: Sequence[int] | None = None,
     points: int | None = None,
     jobs: int = 1,
-    time_limit: float | None = None,
+    time_limit: float | None = TIME_LIMIT,
     seed: int = 0,
     effort: Effort = EFFORT,
     plans: str | os.PathLike[str] | None = None,
@@ -168,7 +210,8 @@ def pareto(
         budgets: only the best plan at each of these.
         points: only about that many of the front's points, evenly spread: the most that each budget affords.
         jobs: stretches walked at a time.
-        time_limit: seconds for each point; None searches until proven.
+        time_limit: wall-clock seconds for the whole front, which is cut short there: it then has the points found so
+            far, windows for what was not walked, and a note. None searches until all is proven.
         effort: how hard placements are searched for; what stays open is told as windows.
         plans: folder to write every point's plan to.
         progress: called with a line of text now and then.
@@ -176,8 +219,8 @@ def pareto(
     Raises:
         ProblemError: unknown axis, nothing feasible, or what the axis needs is not known of the device.
     """
-    limits = Limits(time_limit, seed)
-    tell = progress or (lambda _: None)
+    limits = limits_of(time_limit, seed).told(progress)
+    clock = Clock(limits)
     scale = _seconds_per_mac(problem) if axis == TIME else 1.0
     solved = "macs" if axis == TIME else axis
     if solved not in AXES:
@@ -186,35 +229,32 @@ def pareto(
         raise ProblemError(
             f"axis='l1': device {problem.device.name!r} has no L1 of known size; give l1, or another axis"
         )
-    if "stripes" in problem.savings:
-        raise ProblemError("savings='stripes': a front is walked in one network; drop it, or plan budget by budget")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise ProblemError(f"jobs={jobs!r} must be a whole number, at least 1")
     folder = _folder(plans)
     if budgets is not None:
-        return _sampled(problem, axis, solved, budgets, scale, limits, folder, tell)
+        return _sampled(problem, axis, solved, budgets, scale, clock, folder)
     if points is not None and (isinstance(points, bool) or not isinstance(points, int) or points < 2):
         raise ProblemError(f"points={points!r} must be a whole number, at least 2")
-    stretches = _stretches(problem, solved, limits, effort, folder, points)
-    found: list[FrontPoint] = []
-    windows: list[Window] = []
-    written: list[tuple[FrontPoint, str]] = []
-    pool = joblib.Parallel(n_jobs=max(1, min(jobs, len(stretches))), return_as="generator_unordered")
-    for done, (mark, some, more) in enumerate(pool(joblib.delayed(_Stretch.points)(s) for s in stretches), start=1):
-        found += some
-        windows += more
-        written += [(p, f"plan-{p.cost}{mark}.json") for p in some]
-        tell(f"front: {done} of {len(stretches)} stretches, {len(found)} points")
-    if not found:
-        answer = solve(problem, limits)
-        text = answer.reason.message if answer.reason is not None else "no plan within the limits"
-        raise ProblemError(f"no update set is feasible, not even the smallest: {text}")
-    best = undominated(found)
-    front = Front(problem, axis, tuple(best), _open(windows, best), exhaustive=not stretches[0].first)
+    top, stretches = _stretches(problem, solved, clock, effort, folder, points, jobs)
+    walked = [] if top is None else [top]
+    for done in _all_walked(stretches, jobs, clock):
+        walked.append(done)
+        limits.say(f"front: {len(walked)} of {len(stretches)} stretches, {sum(len(w.points) for w in walked)} points")
+    pairs = [pair for w in walked for pair in w.points]
+    if not pairs:
+        pairs = [(_only_point(problem, solved, clock, folder), None)]
+    best = undominated(p for p, _ in pairs)
+    # what a point that is not proven leaves open is its bound, as long as it is there
+    windows = [w for p, w in pairs if w is not None and (p.status == "OPTIMAL" or p not in best)]
+    windows += [v for w in walked for v in w.cut]
+    cut = any(w.cut for w in walked) or not stretches
+    front = Front(problem, axis, tuple(best), _open(windows, best), not (stretches and stretches[0].first),
+                  _cut_short(time_limit) if cut else "")  # fmt: skip
     if points is not None:
         front = front.thin(points)
     if folder is not None:
-        _keep(Path(folder), front.points, written)
+        _keep(Path(folder), front.points, [(p, f"plan-{p.cost}{w.mark}.json") for w in walked for p, _ in w.points])
     if scale == 1.0:
         return front
     return replace(
@@ -222,6 +262,49 @@ def pareto(
         points=tuple(_scaled(p, scale) for p in front.points),
         windows=tuple(replace(w, low=w.low * scale, high=w.high * scale) for w in front.windows),
     )
+
+
+def _cut_short(time_limit: float | None) -> str:
+    return f"cut short at the time limit of {time_limit:g} s: more time may add points, and close what is open"
+
+
+def _only_point(problem: Problem, axis: str, clock: Clock, folder: str | None) -> FrontPoint:
+    """Whatever fits, where no walk found any point."""
+    answer = solve(problem, clock.left())
+    if answer.feasible:
+        return _point(Found(replace(answer, status="FEASIBLE"), cost_of(answer, axis), None), folder)
+    if answer.reason is None:
+        raise ProblemError(f"time_limit={clock.limits.seconds:g}: no plan was found in that time; give more")
+    raise ProblemError(f"no update set is feasible, not even the smallest: {answer.reason.message}")
+
+
+def _all_walked(stretches: Sequence[_Stretch], jobs: int, clock: Clock) -> Iterator[_Walked]:
+    """Stretches as they are walked, here or in other processes."""
+    if min(jobs, len(stretches)) <= 1:
+        for stretch in stretches:
+            yield stretch.walked(clock.left())
+        return
+    left = clock.left()
+    until = None if left.seconds is None else time.time() + left.seconds
+    pool = joblib.Parallel(n_jobs=min(jobs, len(stretches)), return_as="generator_unordered")
+    with _alive(left):
+        yield from pool(joblib.delayed(_Stretch.elsewhere)(s, left.seed, until) for s in stretches)
+
+
+@contextmanager
+def _alive(limits: Limits) -> Iterator[None]:
+    """Signs of life from a thread, while this one waits for other processes."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(SILENCE / 2):
+            limits.beat()
+
+    threading.Thread(target=beat, daemon=True, name="signs of life").start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def undominated(points: Iterable[FrontPoint]) -> list[FrontPoint]:
@@ -234,28 +317,32 @@ def undominated(points: Iterable[FrontPoint]) -> list[FrontPoint]:
 
 
 def _stretches(
-    problem: Problem, axis: str, limits: Limits, effort: Effort, plans: str | None, points: int | None
-) -> list[_Stretch]:
-    """The whole front in stretches of equal length, dearest first."""
+    problem: Problem, axis: str, clock: Clock, effort: Effort, plans: str | None, points: int | None, jobs: int
+) -> tuple[_Walked | None, list[_Stretch]]:
+    """The whole front in stretches of equal length, dearest first, and the dearest point where it had to be found."""
     tied = {p for tie in problem.ties for p in tie}
     levels = sum(len(problem.joint_levels(tie)) for tie in problem.ties)
     levels += sum(len(r) for p, r in problem.choices.items() if p not in tied)
     count = min(STRETCHES, max(1, levels // LEVELS_A_STRETCH))
+    worth = problem.most_worth()
     if axis == "l1" or (count == 1 and points is None):
-        return [_Stretch(problem, axis, 0, None, limits, effort, plans)]
-    top = next(walk(problem, axis, None, 0, limits, effort), None)
-    if top is None:
-        return []
-    bottom = min(_least(problem, axis, limits), top.cost)
+        return None, [_Stretch(problem, axis, 0, None, effort, plans, worth)]
+    top = next(walk(problem, axis, None, 0, clock.left(), effort), None)
+    if top is None or isinstance(top, Window):
+        return None, []
+    known = _Walked(".top", ((_point(top, plans, ".top"), top.window),), ())
+    worth = top.plan.bound
+    bottom = min(_least(problem, axis, share(clock, POINT)), top.cost)
     if points is not None:
-        budgets = [bottom + (top.cost - bottom) * i // (points - 1) for i in range(points)]
-        return [_Stretch(problem, axis, 0, b, limits, effort, plans, first=True) for b in dict.fromkeys(budgets)]
-    edges = [bottom + (top.cost - bottom) * i // count for i in range(count)]
-    edges[0] = 0  # whatever is cheaper than the guess belongs to the last stretch
-    highs = [*(e - 1 for e in edges[1:]), top.cost]
-    found = [_Stretch(problem, axis, low, high, limits, effort, plans)
-             for low, high in zip(edges, highs, strict=True) if high >= low]  # fmt: skip
-    return found[::-1]
+        budgets = dict.fromkeys(bottom + (top.cost - bottom) * i // (points - 1) for i in range(points))
+        found = [_Stretch(problem, axis, 0, b, effort, plans, worth, first=True) for b in budgets]
+    else:
+        edges = [bottom + (top.cost - bottom) * i // count for i in range(count)]
+        edges[0] = 0  # whatever is cheaper than the guess belongs to the last stretch
+        highs = [*(e - 1 for e in edges[1:]), top.cost]
+        found = [_Stretch(problem, axis, low, high, effort, plans, worth)
+                 for low, high in zip(edges, highs, strict=True) if high >= low][::-1]  # fmt: skip
+    return known, [replace(s, turn=math.ceil((len(found) - i) / jobs)) for i, s in enumerate(found)]
 
 
 def _least(problem: Problem, axis: str, limits: Limits) -> int:
@@ -266,21 +353,24 @@ def _least(problem: Problem, axis: str, limits: Limits) -> int:
 
 
 def _sampled(
-    problem: Problem, axis: str, solved: str, budgets: Sequence[int], scale: float, limits: Limits,
-    folder: str | None, tell: Callable[[str], None],
-) -> Front:  # fmt: skip
-    found = []
-    for budget in sorted(set(budgets)):
+    problem: Problem, axis: str, solved: str, budgets: Sequence[int], scale: float, clock: Clock, folder: str | None
+) -> Front:
+    found, cut = [], False
+    asked = sorted(set(budgets))
+    for i, budget in enumerate(asked):
         if isinstance(budget, bool) or not isinstance(budget, (int, float)) or budget <= 0:
             raise ProblemError(f"budget={budget!r} must be above 0")
-        answer: Plan = solve(bounded(problem, solved, int(budget / scale)), limits)
-        tell(f"{axis} {budget:,}: {answer.status}")
+        answer = solve(bounded(problem, solved, int(budget / scale)), share(clock, 1 / (len(asked) - i)))
+        clock.limits.say(f"{axis} {budget:,}: {answer.status}")
+        cut = cut or answer.status == "UNKNOWN" or (answer.status == "FEASIBLE" and clock.late())
         if answer.feasible:
             own = Found(answer, int(budget / scale), None)
             found.append(replace(_scaled(_point(own, folder), scale), cost=budget))
     if not found:
-        raise ProblemError(f"budgets={list(budgets)}: none is feasible; the front tells the smallest one")
-    return Front(problem, axis, tuple(found), exhaustive=False)
+        why = "no plan was found in time" if cut else "none is feasible; the front tells the smallest one"
+        raise ProblemError(f"budgets={list(budgets)}: {why}")
+    note = _cut_short(clock.limits.seconds) if cut else ""
+    return Front(problem, axis, tuple(found), exhaustive=False, note=note)
 
 
 def _scaled(point: FrontPoint, scale: float) -> FrontPoint:

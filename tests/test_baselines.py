@@ -11,7 +11,7 @@ from sparseplan.baselines import baselines, biases, by_hand, last_layers, plan_f
 from sparseplan.errors import ProblemError
 from sparseplan.problem import Problem
 from sparseplan.solve.front import bounded
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.verify import verify
 
 

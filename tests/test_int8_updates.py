@@ -24,7 +24,7 @@ from sparseplan.quantise import quantised
 from sparseplan.run import Optimizer, Samples, Trainer, TrainSettings, adapt, plan_settings, run, train
 from sparseplan.run.runner import random_data
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.steps import TrainingOptions, UpdateSet
 from sparseplan.testing import check_accepted, check_runs_within_budget, networks, options
 from sparseplan.testing.peers import trainable

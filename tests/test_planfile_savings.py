@@ -25,7 +25,7 @@ from sparseplan.planfile import plan_from_dict, plan_to_dict, read_plan, write_p
 from sparseplan.problem import INT8_PRICE
 from sparseplan.recompute import Savings
 from sparseplan.run import run
-from sparseplan.solve.striped import solve
+from sparseplan.solve.search import solve
 from sparseplan.steps import UpdateSet
 from sparseplan.testing.peers import plan_of
 from sparseplan.verify import verify

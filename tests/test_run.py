@@ -23,7 +23,7 @@ from sparseplan.run import Arithmetic, Optimizer, RunReport, reference, run
 from sparseplan.run.runner import random_data
 from sparseplan.run.spread import spread
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.steps import OPTIMIZERS
 from sparseplan.zoo import upydnet
 

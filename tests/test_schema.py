@@ -32,7 +32,7 @@ from sparseplan.quantise import quantised
 from sparseplan.rates import TABLES
 from sparseplan.recompute import Savings, apply
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.steps import OPTIMIZERS, UpdateSet
 from sparseplan.testing import networks, problems
 from sparseplan.verify import verify

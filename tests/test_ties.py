@@ -10,7 +10,7 @@ from planted import found, problem_of, small_u
 from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import ProblemError
 from sparseplan.problem import Pair, Problem, Saturation, resolve_choices, resolve_ties
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.testing.peers import plan_of
 from sparseplan.verify import verify
 

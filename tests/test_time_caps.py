@@ -28,8 +28,8 @@ from sparseplan.recompute import Savings, apply
 from sparseplan.solve.cpsat import Limits, solve
 from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
+from sparseplan.solve.search import solve as solve_striped
 from sparseplan.solve.select import Program
-from sparseplan.solve.striped import solve as solve_striped
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, UpdateSet
 from sparseplan.testing import check_accepted, check_json, check_runs_within_budget, problems

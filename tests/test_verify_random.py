@@ -19,7 +19,7 @@ from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.problem import Problem, resolve_choices, resolve_values
 from sparseplan.run import run
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.steps import OPTIMIZERS, TrainingOptions
 from sparseplan.verify import verify
 from sparseplan.verify.tiles import counted, walked

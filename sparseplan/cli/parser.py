@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any
 
+from sparseplan import api, sweep
 from sparseplan.cli import comparing, moving, planning, show, timing, training
 from sparseplan.cli.common import Handler
 from sparseplan.problem import INT8_PRICE, SAVINGS
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("plan", "Find the best update set and memory map within a device's budgets.", planning.plan)
     _network_argument(sub)
-    _plan_arguments(sub)
+    _plan_arguments(sub, api.TIME_LIMIT)
     sub.add_argument("-o", "--out", metavar="FILE", help="write the plan as JSON")
     sub.add_argument("--figure", metavar="FILE", help="write a figure (png, svg, pdf)")
     sub.add_argument("--compare", action="append", default=[], metavar="PLAN",
@@ -93,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("pareto", "Find every plan that no other beats in both value and bytes.", planning.pareto)
     _network_argument(sub)
-    _plan_arguments(sub)
+    _plan_arguments(sub, sweep.TIME_LIMIT)
     _pareto_arguments(sub)
 
     sub = command("value", "Measure what updates are worth, and write a value file.", training.value)
@@ -148,7 +149,7 @@ def _network_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--fold", action="store_true", help="fold batch-norms into the layers before them")
 
 
-def _plan_arguments(sub: argparse.ArgumentParser) -> None:
+def _plan_arguments(sub: argparse.ArgumentParser, limit: float) -> None:
     add = sub.add_argument
     add("--device", help="a preset (see `sparseplan devices`) or a TOML file; without: --l1 and --l2 alone")
     add("--l1", help="budget of the scratchpad, such as 128KiB")
@@ -186,7 +187,9 @@ def _plan_arguments(sub: argparse.ArgumentParser) -> None:
              "parameters from flash; save inputs in 8 bits; run groups of ops in stripes; reorder steps")  # fmt: skip
     add("--int8-price", type=_share, default=INT8_PRICE, metavar="SHARE",
         help="share of its value that an update from an input in 8 bits loses (default %(default)s)")  # fmt: skip
-    add("--time-limit", type=_seconds, default=120.0, metavar="S", help="seconds (default %(default)s)")
+    add("--time-limit", type=_limit, default=limit, metavar="S",
+        help="seconds after which the best that was found so far is told, with its gap; none: until all is proven "
+             "(default %(default)s)")  # fmt: skip
     add("--seed", type=_seed, default=0, help="same inputs and seed, same plan (default %(default)s)")
 
 
@@ -300,6 +303,10 @@ def _seconds(text: str) -> float:
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+def _limit(text: str) -> float | None:
+    return None if text == "none" else _seconds(text)
 
 
 def _share(text: str) -> float:

@@ -58,6 +58,7 @@ def front_text(front: Front, most: int = 24) -> str:
     lines += [
         f"open: from {w.low:,} to {w.high:,} a value of up to {w.value:g} is not ruled out" for w in front.windows
     ]
+    lines += [front.note] if front.note else []
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from sparseplan.autodiff import trace
 from sparseplan.costs import step_costs
+from sparseplan.errors import InternalError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.ordering import reordered
 from sparseplan.plan import PlacedBuffer, Plan, PlannedTile
@@ -84,17 +85,17 @@ REMEMBERED = 12
 
 
 def solve(problem: Problem, limits: Limits | None = None, progress: Progress | None = None) -> Plan:
-    """The best plan for a problem, with its proof.
+    """The best plan for a problem: ``search.solve``, for a problem with stripes or without."""
+    from sparseplan.solve import search  # which itself knows this module
 
-    Args:
-        limits: seconds and seed; without a limit of seconds the search goes on until proven.
-        progress: called with a line of text at each stage.
-    """
-    return Pipeline(problem, limits, progress).run()
+    return search.solve(problem, limits, progress)
 
 
 class Pipeline:
-    """The search for one plan; asked again, with smaller budgets, for the next point of a front."""
+    """The search for one plan on one network; asked again, with smaller budgets, for the next point of a front.
+
+    Go through ``search``, which knows when a problem asks for more than that.
+    """
 
     def __init__(
         self,
@@ -106,15 +107,17 @@ class Pipeline:
         lowered: Lowered | None = None,
     ) -> None:
         """``order``: what is lowest among plans of equal value, the most important first; ``lowered``: the
-        problem's network in stripes."""
+        problem's network in stripes, without which a problem that allows stripes is refused."""
+        if lowered is None and "stripes" in problem.savings:
+            raise InternalError("savings='stripes' is no question of one network: ask solve.search")
         self.problem, self.order = problem, order
         self.limits = (limits or Limits()).told(progress)
         self.progress = self.limits.say
         self.effort = effort or Effort()
         self.clock = Clock(self.limits)
         self.lowered = lowered or Lowered(problem.network, problem.network, (), {})
-        self.graph: TrainingGraph = trace(self.lowered.network, problem.options, problem.choices)
-        self.tiling = Tiling(problem.device, self.graph)
+        self.graph: TrainingGraph = trace(self.lowered.network, problem.options, problem.choices, self.limits.beat)
+        self.tiling = Tiling(problem.device, self.graph, self.limits.beat)
         self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
         self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
         #: the fewest cycles of decisions that the rows let through and that broke a cap on time or energy
@@ -126,8 +129,12 @@ class Pipeline:
         #: where groups lay in the last plans, latest first: neighbours on a front are much alike
         self.like: list[dict[str, int]] = []
 
-    def again(self, problem: Problem) -> Plan:
-        """The best plan for the same problem under a budget of main memory, or of MACs, that is no larger."""
+    def again(self, problem: Problem, limits: Limits | None = None) -> Plan:
+        """The best plan for the same problem under a budget of main memory, or of MACs, that is no larger.
+
+        ``limits``: new ones; by default those given first, from now on.
+        """
+        self.limits = self.limits if limits is None else limits.told(self.limits.say)
         self.clock, self.problem = Clock(self.limits), problem
         self.program.ask(problem)
         return self.run()

@@ -17,7 +17,7 @@ from sparseplan.planfile import plan_from_dict, plan_to_dict
 from sparseplan.problem import Problem
 from sparseplan.run import RunReport, run
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import solve
+from sparseplan.solve.search import solve
 from sparseplan.steps import MAIN
 from sparseplan.verify import verify
 

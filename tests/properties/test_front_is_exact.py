@@ -17,8 +17,9 @@ from sparseplan.errors import ProblemError
 from sparseplan.ops import infos, op_def
 from sparseplan.problem import Problem
 from sparseplan.solve.front import bounded
-from sparseplan.solve.pipeline import groups_of, solve
+from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place_min
+from sparseplan.solve.search import solve
 from sparseplan.solve.tile import smallest_tile_bytes
 from sparseplan.steps import MAIN
 from sparseplan.sweep import Front, pareto

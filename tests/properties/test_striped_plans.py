@@ -23,7 +23,7 @@ from sparseplan.problem import Problem
 from sparseplan.run.runner import random_data
 from sparseplan.run.trainer import gradients
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.striped import solve
+from sparseplan.solve.search import solve
 from sparseplan.testing import check_accepted, check_json, check_runs_within_budget
 from sparseplan.testing.optima import with_budget
 from sparseplan.testing.peers import trainable
