@@ -123,5 +123,23 @@ def sizes() -> Network:
     return net.build(net.op("affine", net.op("resize", line, size=(30,), mode="linear"), "end"))
 
 
+def computed() -> Network:
+    """Weights that are computed from parameters and from the data, so that each sample has its own."""
+    net = NetworkBuilder("computed")
+    x = net.input("image", (4, 6, 5))
+    gain = net.op("reshape", net.op("mean", net.op("affine", x, "start"), axes=(0, 1, 2)), shape=(1, 1, 1, 1))
+    kernel = net.op("mul", [net.op("parameter", (), "kernel", shape=(6, 2, 3, 2)), gain])
+    x = net.op("dynamic_conv", [x, kernel], "a", {"bias": "a.bias"}, kernel=(3, 2), out_channels=6, groups=2,
+               padding=(1, 0, 2, 1), stride=(2, 1))  # fmt: skip
+    kernel = net.op("mul", [net.op("parameter", (), "other", shape=(6, 1, 2, 3)), gain])
+    x = net.op("dynamic_conv_transpose", [x, kernel], "b", kernel=(2, 3), out_channels=2, groups=2, stride=2,
+               output_padding=1)  # fmt: skip
+    table = net.op("mul", [net.op("parameter", (), "table", shape=(5, 2)), net.op("reshape", gain, shape=(1, 1))])
+    rows = net.op("lookup", [net.input("words", (4,), "i32"), table])
+    found = net.op("reshape", net.op("mean", rows, axes=(0,)), shape=(2, 1, 1))
+    return net.build(net.op("tanh", net.op("mul", [x, found])))
+
+
 KINDS = {"unary": unary, "binary": binary, "moves": moves, "sizes": sizes, "attention": attention,
-         "sequences": sequences, "images": images, "classifier": classifier}  # fmt: skip
+         "sequences": sequences, "images": images, "classifier": classifier,
+         "computed": computed}  # fmt: skip

@@ -15,6 +15,7 @@ KINDS = frozenset(
     (
         "layer_norm", "group_norm", "instance_norm", "batch_norm", "softmax", "log_softmax", "matmul", "embedding",
         "prelu", "parameter", "constant", "conv1d", "conv_transpose1d", "max_pool1d", "avg_pool1d",
+        "dynamic_conv", "dynamic_conv_transpose", "lookup",
     )
 )  # fmt: skip
 
@@ -27,6 +28,8 @@ def cases(kind: str) -> st.SearchStrategy[op_cases.Case]:
     """Random cases of one of ``KINDS``."""
     if kind.startswith("conv"):
         return _convs(kind)
+    if kind.startswith("dynamic"):
+        return op_cases.convs(kind.removeprefix("dynamic_")).map(_dynamic)
     if kind.endswith("pool1d"):
         return _pools(kind)
     return _others(kind)
@@ -53,6 +56,14 @@ def _convs(draw: st.DrawFn, kind: str) -> op_cases.Case:
         shape = (shape[0], shape[1] + 1)
     slots = ("weight", "bias") if draw(st.booleans()) else ("weight",)
     return op_cases.case(kind, [shape], draw(_few), draw(st.integers(0, 99)), slots=slots, **attrs)
+
+
+def _dynamic(fixed: op_cases.Case) -> op_cases.Case:
+    """A convolution whose weight is an input, another for each sample."""
+    shapes = [*fixed.info.inputs, fixed.info.params["weight"]]
+    slots = tuple(slot for slot in fixed.params if slot != "weight")
+    kind, batch = f"dynamic_{fixed.info.kind}", len(fixed.dy)
+    return op_cases.case(kind, shapes, batch, int(fixed.dy.size), slots=slots, **fixed.info.attrs)
 
 
 @st.composite
@@ -92,6 +103,11 @@ def _others(draw: st.DrawFn, kind: str) -> op_cases.Case:
         num = draw(_extent)
         c = op_cases.case(kind, [shape], batch, seed, num=num, dim=draw(_extent))
         return dataclasses.replace(c, x=[np.random.default_rng(seed).integers(0, num, (batch, *shape), np.int32)])
+    if kind == "lookup":
+        num = draw(_extent)
+        c = op_cases.case(kind, [shape, (num, draw(_extent))], batch, seed)
+        ids = np.random.default_rng(seed).integers(0, num, (batch, *shape), np.int32)
+        return dataclasses.replace(c, x=[ids, c.x[1]])
     if kind == "prelu":
         return op_cases.case(kind, [shape], batch, seed, shared=draw(st.booleans()))
     assert kind in ("parameter", "constant")

@@ -135,6 +135,8 @@ def test_whole_tiles_hold_whole_tensors(kind: str, data: st.DataObject) -> None:
         }
         if kind == "embedding":  # of the table, the rows that are looked up
             sizes["weight"] = c.info.output
+        if kind == "lookup":
+            sizes["x1"] = c.info.output
         if pass_.startswith("x"):
             sizes["dx"] = c.info.inputs[int(pass_[1:])]
         for operand in space.operands:

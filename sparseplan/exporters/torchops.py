@@ -6,6 +6,7 @@ An oracle beside the NumPy kernels, which shares nothing with them but attribute
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,6 +52,15 @@ def _conv_transpose(info: OpInfo, x: Sequence[Any], p: Mapping[str, Any], n: int
     for axis, (lo, size) in enumerate(zip(before, info.output[1:], strict=True), start=2):
         y = y.narrow(axis, lo, size)
     return y
+
+
+def _dynamic(info: OpInfo, x: Sequence[Any], p: Mapping[str, Any], n: int) -> Any:
+    """Each sample by its own weight."""
+    function, kind = (_conv, "conv") if info.kind == "dynamic_conv" else (_conv_transpose, "conv_transpose")
+    fixed = replace(info, kind=kind)
+    return torch.cat([
+        function(fixed, [image[None]], {"weight": weight, **p}, 1) for image, weight in zip(*x, strict=True)
+    ])  # fmt: skip
 
 
 def _max_pool(info: OpInfo, x: Sequence[Any], p: Mapping[str, Any], n: int) -> Any:
@@ -200,6 +210,9 @@ KERNELS: dict[str, Kernel] = {
     "layer_norm": _layer_norm,
     "linear": lambda info, x, p, n: F.linear(x[0], p["weight"], p.get("bias")),
     "matmul": _matmul,
+    "dynamic_conv": _dynamic,
+    "dynamic_conv_transpose": _dynamic,
+    "lookup": lambda info, x, p, n: torch.stack([table[ids.long()] for ids, table in zip(*x, strict=True)]),
     "embedding": lambda info, x, p, n: F.embedding(x[0].long(), p["weight"]),
     "prelu": lambda info, x, p, n: F.prelu(x[0], p["weight"]),
     "leaky_relu": lambda info, x, p, n: F.leaky_relu(x[0], info.attrs["slope"]),

@@ -9,12 +9,13 @@ below speaks of full shapes and axes; views, which cost nothing, come and go as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from sparseplan.builder import FloatArray, NetworkBuilder
+from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import NetworkError
+from sparseplan.importers.draftops import HUGE, Ops
 from sparseplan.importers.values import (
     Array,
     Imported,
@@ -29,7 +30,6 @@ from sparseplan.importers.values import (
     windows,
 )
 from sparseplan.network import Attr, Network, Op, Tensor
-from sparseplan.ops import op_def
 
 __all__ = [
     "HUGE",
@@ -48,193 +48,18 @@ __all__ = [
     "windows",
 ]
 
-#: stands for infinity in constants that are added before a softmax
-HUGE = 1e30
 
-
-class Draft:
-    """Collects the ops of a network that is imported.
+class Draft(Ops):
+    """What a network that is imported is told in.
 
     Methods take and return values, check what they are given, and raise NetworkError (of which OpError
     is one) where the network cannot say it; the importer adds which node that was.
     """
 
-    def __init__(self, name: str) -> None:
-        self.net = NetworkBuilder(name)
-        self.weights: dict[str, FloatArray] = {}
-        self.layouts: dict[str, tuple[int, ...]] = {}
-        self.notes: list[str] = []
-        self.fixed: list[str] = []
-        #: parameters that are used in several forms, of which each became a parameter of its own
-        self.twice: list[str] = []
-        self._names: set[str] = set()
-        self._numbers: dict[str, int] = {}
-        self._reserved: set[str] = set()
-        self._views: dict[str, str] = {}
-        self._seen: dict[tuple[str, Shape], str] = {}
-        self._storage: dict[str, tuple[str, float | None]] = {}
-        #: tensor to the inputs of the network that it depends on
-        self.roots: dict[str, frozenset[str]] = {}
-        #: names for the ops to come, most wanted first; set by the importer before each node
-        self.wanted: tuple[str, ...] = ()
-        #: where the ops to come belong (a module's path); begins the names of those whose wanted names are taken
-        self.scope = ""
-        #: whether a name is a learned number's, rather than that of a number in a formula
-        self.learned: Callable[[str], bool] = bool
-        #: whether a name is a parameter's, rather than a buffer's, which no training updates
-        self.trained: Callable[[str], bool] = bool
-
-    # -- names --------------------------------------------------------------------------------
-    def note(self, text: str) -> None:
-        """Say something to the user, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-
-    @property
-    def size(self) -> int:
-        """Number of inputs, ops and parameters so far."""
-        return len(self._names)
-
-    def reserve(self, names: Iterable[str]) -> None:
-        """Keep names for parameters: no op, and no tensor that an op makes, is called so."""
-        self._reserved.update(map(clean, names))
-
-    def _taken(self, name: str) -> bool:
-        return name in self._names or not self._reserved.isdisjoint((name, f"{name}.out"))
-
-    def free_name(self, *wanted: str) -> str:
-        """The first of ``wanted`` that is free, or the last with a number."""
-        for name in (clean(w) for w in wanted if w):
-            if not self._taken(name):
-                self._names.add(name)
-                return name
-        base = clean(next((w for w in reversed(wanted) if w), "op"))
-        n = self._numbers.get(base, 2)
-        while self._taken(f"{base}.{n}"):
-            n += 1
-        self._numbers[base] = n  # counted on from here: an unrolled sequence has thousands of one name
-        self._names.add(f"{base}.{n}")
-        return f"{base}.{n}"
-
-    # -- ops ----------------------------------------------------------------------------------
-    def input(self, name: str, shape: Shape, dtype: str | None = None) -> Made:
-        """An input of the network."""
-        name = self.free_name(name)
-        self.net.input(name, sample(shape))
-        self.roots[name] = frozenset((name,))
-        if dtype is not None:
-            self.store(name, dtype)
-        return Made(name, shape)
-
-    def store(self, tensor: str, dtype: str, scale: float | None = None) -> None:
-        """Say how a tensor is stored."""
-        self._storage[tensor] = (dtype, scale)
-
-    def stored(self, tensor: str) -> str | None:
-        """Storage type that was said of a tensor, or None."""
-        return self._storage.get(tensor, (None, None))[0]
-
-    def op(self, kind: str, inputs: Sequence[str], params: Mapping[str, Known] | None = None, /, **attrs: Attr) -> str:
-        """Append an op over tensors of the network; returns the tensor that it makes."""
-        given = params or {}
-        stems = [k.name.rpartition(".")[0] for k in given.values() if k.name and "." in k.name]
-        # a view that another op needs does not take that op's name
-        wanted = [f"{w}.view" for w in self.wanted if w] if kind == "reshape" else [*stems[:1], *self.wanted]
-        name = self.free_name(*wanted, f"{self.scope}.{kind}" if self.scope else kind)
-        slots = {slot: self._parameter(k, f"{name}.{slot}") for slot, k in given.items()}
-        for slot, known in given.items():
-            if (known.name is None or not self.trained(known.name)) and op_def(kind).updatable(slot):
-                self.fixed.append(slots[slot])
-        made = self.net.op(kind, tuple(inputs), name, slots, **attrs)
-        self.roots[made] = frozenset().union(*(self.roots[t] for t in inputs))
-        for slot, parameter in slots.items():
-            if self.weights[parameter].shape != self.net.shape(parameter):
-                raise NetworkError(
-                    f"{slot} {parameter!r} has shape {self.weights[parameter].shape}, "
-                    f"expected {self.net.shape(parameter)}"
-                )
-        return made
-
-    def _parameter(self, known: Known, otherwise: str) -> str:
-        """Register a constant as a parameter; the same one again is shared."""
-        array = np.asarray(known.array, np.float32, order="C")
-        if np.isnan(array).any():
-            raise NetworkError(f"constant {known.name or otherwise!r} holds NaN; all entries must be finite")
-        if np.isinf(array).any():
-            array = np.clip(array, -HUGE, HUGE)
-            self.note(f"infinite entries of {known.name or otherwise!r} stand as {HUGE:g}")
-        wanted = clean(known.name) if known.name else self.free_name(otherwise)
-        name, n = wanted, 2
-        while known.name and name in self._names and name != otherwise:
-            there = self.weights.get(name)
-            if there is not None and np.array_equal(there, array):
-                return name  # two ops share it
-            name, n = f"{wanted}.{n}", n + 1
-        if name != wanted and known.name:
-            self.twice.append(known.name)
-            self.note(f"parameter {known.name!r} is used in two forms; {name!r} is the second")
-        self.weights[name] = array
-        self._names.add(name)
-        if known.scale is not None:
-            self.store(name, "int8", known.scale)
-        layout = known.told(array.ndim) if known.name else None
-        if layout is not None:
-            self.layouts[name] = layout
-        return name
-
-    def view(self, tensor: str, shape: Shape) -> str:
-        """A tensor's elements under another shape (of the network); views of views are one."""
-        source = self._views.get(tensor, tensor)
-        if self.net.shape(source) == shape:
-            return source
-        if self.net.shape(tensor) == shape:
-            return tensor
-        if (source, shape) not in self._seen:
-            made = self.op("reshape", [source], shape=shape)
-            self._views[made] = source
-            self._seen[source, shape] = made
-        return self._seen[source, shape]
-
-    def wrap(self, tensor: str, shape: Shape) -> Made:
-        """A tensor of the network as a value of a full ``shape`` of as many elements."""
-        return Made(self.view(tensor, sample(shape)), shape)
-
-    def full(self, value: Made) -> str:
-        """The tensor with all axes of its full shape."""
-        return self.view(value.tensor, value.shape)
-
-    def made(self, value: Value) -> Made:
-        """A value as a tensor of the network: a constant becomes an op without inputs."""
-        if isinstance(value, Made):
-            return value
-        if value.source is not None:
-            return value.source()
-        shape = sample(value.shape)
-        kind = "parameter" if value.name else "constant"
-        return self.wrap(self.op(kind, [], {"weight": value.reshaped(shape)}, shape=shape), value.shape)
-
     # -- rules --------------------------------------------------------------------------------
     def same(self, kind: str, x: Made, params: Mapping[str, Known] | None = None, /, **attrs: Attr) -> Made:
         """An op that keeps shape and does not care for axes."""
         return Made(self.op(kind, [x.tensor], params, **attrs), x.shape)
-
-    def reshape(self, x: Made, shape: Shape) -> Made:
-        """Another full shape of as many elements."""
-        if math.prod(shape) != math.prod(x.shape):
-            raise NetworkError(f"shape {x.shape} cannot be read as {shape}")
-        return self.wrap(x.tensor, shape)
-
-    def transpose(self, x: Made, perm: Sequence[int]) -> Made:
-        """Axes permuted; only those of more than one element are moved."""
-        if sorted(perm) != list(range(x.rank)):
-            raise NetworkError(f"perm={tuple(perm)} is no permutation of {x.rank} axes")
-        shape = tuple(x.shape[i] for i in perm)
-        long = [i for i in range(x.rank) if x.shape[i] > 1]
-        order = [long.index(i) for i in perm if x.shape[i] > 1]
-        if order == sorted(order):
-            return self.wrap(x.tensor, shape)
-        tight = self.view(x.tensor, tuple(x.shape[i] for i in long))
-        return self.wrap(self.op("transpose", [tight], perm=tuple(order)), shape)
 
     def elementwise(self, kind: str, values: Sequence[Value]) -> Made:
         """An op of several inputs that spreads extents of 1; constants become tensors."""
@@ -256,10 +81,14 @@ class Draft:
 
     def _with_constant(self, kind: str, a: Value, b: Value) -> Value:
         if isinstance(a, Known) and isinstance(b, Known):
-            return Known(a.array + b.array if kind == "add" else a.array * b.array)
+            if not self.parents(a) | self.parents(b):
+                return Known(a.array + b.array if kind == "add" else a.array * b.array)
+            if not self.parents(a):
+                a, b = b, a
+            a = self.made(a)
         if isinstance(a, Known):
             a, b = b, a
-        if isinstance(a, Known) or isinstance(b, Made) or b.source is not None:
+        if isinstance(a, Known) or isinstance(b, Made) or not self.direct(b):
             return self.elementwise(kind, (a, b))
         if b.array.size == 1 and not (b.name and self.learned(b.name)):
             number = float(b.array.reshape(()))
@@ -448,9 +277,10 @@ class Draft:
         network = _pruned(self.net, names, self._storage)
         weights = {p: self.weights[p] for p in network.parameters}
         layouts = {p: perm for p, perm in self.layouts.items() if p in weights}
-        fixed = tuple(p for p in dict.fromkeys(self.fixed) if p in weights)
-        if fixed:
-            self.note(f"parameters {list(fixed)} are constants of the origin, and never updated")
+        constants = [p for p in dict.fromkeys(self.fixed) if p in weights]
+        if constants:
+            self.note(f"parameters {constants} are constants of the origin, and never updated")
+        fixed = tuple(dict.fromkeys((*constants, *(p for p in map(clean, self.settled) if p in weights))))
         return Imported(network, weights, layouts, tuple(self.notes), fixed)
 
 

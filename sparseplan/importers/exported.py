@@ -44,18 +44,11 @@ def read_module(module: Module, example_input: Any, *, name: str | None = None, 
     device = next((str(t.device) for t in (*module.parameters(), *module.buffers()) if t.device.type != "cpu"), None)
     if device is not None:
         raise NetworkError(f"module {label!r} is on device {device}; move it to the CPU, by module.cpu()")
-    first = Draft(label)
-    inputs = _first_sample(example_input, first, batch_axis)
-    program = _export(module, inputs, first, label)
-    noted = tuple(first.notes)
+    draft = Draft(label)
+    inputs = _first_sample(example_input, draft, batch_axis)
+    program = _export(module, inputs, draft, label)
     try:
-        found = _read(module, program, first, frozenset())
-        if not first.twice:
-            return found
-        # a parameter in two forms is one parameter: read again, with ops that make the forms
-        second = Draft(label)
-        second.notes.extend(noted)
-        return _read(module, program, second, frozenset(first.twice))
+        return _read(module, program, draft)
     except NetworkError as error:
         raise type(error)(f"module {label!r}: {error}") from None
 
@@ -197,7 +190,7 @@ def _leaves(module: Module) -> frozenset[str]:
     return frozenset(path for path, m in module.named_modules() if path and not any(m.children()))
 
 
-def _read(module: Module, program: ExportedProgram, draft: Draft, whole: frozenset[str]) -> Imported:
+def _read(module: Module, program: ExportedProgram, draft: Draft) -> Imported:
     from sparseplan.importers.aten.walk import Walk
 
     signature = program.graph_signature
@@ -210,7 +203,7 @@ def _read(module: Module, program: ExportedProgram, draft: Draft, whole: frozens
     if signature.buffers_to_mutate:
         names = sorted(set(signature.buffers_to_mutate.values()))
         draft.note(f"the module writes to its buffers {names}; the network reads them as they are")
-    walk = Walk(draft, parameters, {**buffers, **lifted}, _leaves(module), whole)
+    walk = Walk(draft, parameters, {**buffers, **lifted}, _leaves(module))
     for node in program.graph.nodes:
         if node.op == "placeholder":
             walk.placeholder(node)

@@ -74,6 +74,8 @@ class Call:
     opset: int
     #: element type of each input, None where it is not known
     dtypes: tuple[np.dtype[Any] | None, ...]
+    #: whether arrays are computed that ops of the network may stand for later
+    folding: bool = False
 
     # -- inputs -------------------------------------------------------------------------------
     def has(self, i: int) -> bool:
@@ -102,9 +104,19 @@ class Call:
             raise Unsupported(f"input {i} ({short(self.node.inputs[i])}) has to be constant")
         return found
 
+    def weight(self, i: int) -> Known:
+        """Input ``i`` as an op's parameter; one that is computed by ops of the network is told by these alone."""
+        found = self.value(i)
+        if isinstance(found, Known):
+            return found
+        return Known(np.broadcast_to(np.float32(0), found.shape), source=lambda: found)
+
     def array(self, i: int) -> Array:
-        """Input ``i`` as an array, which has to be constant."""
-        return self.known(i).array
+        """Input ``i`` as an array, which has to be constant; parameters that it depends on stay as they are."""
+        known = self.known(i)
+        if not self.folding:
+            self.draft.settle(known, f"input {i} of ")
+        return known.array
 
     def numbers(self, i: int) -> list[int]:
         """Input ``i``, constant integers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sparseplan.importers.draft import Draft, Imported, Known, Made, Shape
 from sparseplan.importers.onnxcall import is_float
 from sparseplan.importers.onnxdata import DTYPES, Folder, text_of
 from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, known_names, short, trimmed
+from sparseplan.importers.onnxroles import constants, formulas, is_learned, is_shared
 from sparseplan.importers.onnxshapes import sized
 from sparseplan.importers.onnxwalk import Scope, Walker
 from sparseplan.ops.base import infos
@@ -136,9 +137,11 @@ def _imported(
         graph = replace(trimmed(graph, wanted), outputs=tuple(dict.fromkeys(wanted)))
     model = replace(model, graph=graph)
     draft = Draft("".join(c if c.isprintable() else "_" for c in name)[:128])
-    draft.learned = lambda name: _learned(name, model)
+    draft.learned = lambda name: is_learned(name, model)
+    draft.shared = lambda name: is_shared(graph, name)
+    draft.formulas = frozenset(formulas(graph))
     draft.trained = lambda name: model.kinds.get(name) in (None, "PARAMETER")
-    draft.reserve(_constants(graph))
+    draft.reserve(constants(graph))
     integers: set[str] = set()
     scope = Scope(graph)
     _enter(graph, draft, scope, integers, shapes, fixed)
@@ -176,16 +179,6 @@ def _imported(
     imported = draft.finish(made)
     infos(imported.network)
     return imported
-
-
-def _constants(graph: Graph) -> Iterator[str]:
-    """Names that parameters will have: initialisers, and what Constant nodes make."""
-    yield from graph.constants
-    for node in graph.nodes:
-        if node.op == "Constant":
-            yield from node.outputs
-        for inner in node.graphs:
-            yield from _constants(inner)
 
 
 def _enter(
@@ -320,13 +313,3 @@ def _full_shape(port: Port, given: Sequence[int] | None, symbols: Mapping[str, i
                 f"or --shape {port.name}={','.join(hint)} on the command line"
             )
     return tuple(made)
-
-
-def _learned(name: str, model: Model) -> bool:
-    """Whether a scalar of that name was learned: frameworks name parameters by module and attribute
-    (``block1.scale``, ``mobile_one_block_0.w_0``), and numbers of formulas by what made them. Parameters of a
-    PyTorch module itself have an attribute's name alone (``scale``), and what was folded has ``::`` or a number."""
-    if model.kinds:
-        return model.kinds.get(name) == "PARAMETER"
-    plain = "/" not in name and "const" not in name.lower()
-    return plain and ("." in name or (model.producer == "pytorch" and name.isidentifier()))

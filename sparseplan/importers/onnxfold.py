@@ -296,7 +296,7 @@ def named(call: Call, x: Known) -> Known:
     if op == "Cast":
         made = cast(x.array, call.integer("to"))
         whole = made.dtype.kind != x.array.dtype.kind
-        return Known(made) if whole else replace(x, array=made, scale=None, source=None)
+        return Known(made) if whole else replace(x, array=made, scale=None)
     return x
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -69,6 +70,34 @@ class Scope:
         return None
 
 
+class _Later:
+    """A node of constants as ops of the network, made when they are asked for; once."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self._made: list[Made] | None = None
+
+    def output(self, i: int) -> Made | None:
+        """Its output ``i``; None where no ops say it."""
+        if self._made is None:
+            self._made = self._ops()
+        return self._made[i] if i < len(self._made) else None
+
+    def _ops(self) -> list[Made]:
+        node, draft = self.call.node, self.call.draft
+        rule = RULES.get(node.op)
+        kept = draft.wanted, draft.reader
+        draft.wanted, draft.reader = (node.name, *node.outputs[:1]), node.title
+        try:
+            made = rule(self.call) if rule is not None else ()
+            values = [made] if isinstance(made, (Known, Made, OneHot, Picked)) else list(made)
+            return [draft.made(v) for v in values if isinstance(v, (Known, Made))]
+        except (NetworkError, Unsupported, TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError):
+            return []
+        finally:
+            draft.wanted, draft.reader = kept
+
+
 class Walker:
     """Translates the nodes of one model into a draft."""
 
@@ -125,7 +154,7 @@ class Walker:
         if node.op == "If":
             return self._if(node, scope)
         call = self._call(node, scope)
-        self.draft.wanted = (node.name, *node.outputs[:1])
+        self.draft.wanted, self.draft.reader = (node.name, *node.outputs[:1]), node.title
         if call.constant:
             folded = self._fold(call)
             if folded is not None:
@@ -156,17 +185,17 @@ class Walker:
 
     def _fold(self, call: Call) -> Sequence[Held] | None:
         """A node of constants alone, computed; None where it cannot be."""
-        node = call.node
+        node, call = call.node, replace(call, folding=True)
         first = call.known(0) if call.values else None
+        parents = self._parents(call)
         if node.op in NAMED and first is not None and not call.integer("training_mode", 0):
             moved = named(call, first)
-            return [replace(moved, source=self._later(call)) if first.source is not None else moved]
+            return [moved if self.draft.parents(moved) else replace(moved, parents=parents)]
         if node.op not in FOLDS:
             return None
         try:
             with np.errstate(all="ignore"):
-                parameter = first is not None and (first.name or first.source) and is_float(first.array.dtype)
-                if node.op in SELECTS and first is not None and first.name and parameter:
+                if node.op in SELECTS and first is not None and first.name and is_float(first.array.dtype):
                     kept = whole(call, first)
                     if kept is not None:
                         return [kept]
@@ -182,23 +211,20 @@ class Walker:
         if node.op == "Constant":  # exporters put weights there, too
             name = node.outputs[0] if arrays[0].ndim and arrays[0].dtype.kind == "f" else None
             return [Known(arrays[0], name)]
-        if parameter and node.op in ("Slice", "Gather") and len(arrays) == 1:  # a part of it may be a tensor, too
-            return [Known(arrays[0], source=self._later(call))]
-        return [Known(a) for a in arrays]
+        if not parents:
+            return [Known(a) for a in arrays]
+        later = _Later(replace(call, folding=False))
+        return [
+            Known(a, source=partial(later.output, i) if is_float(a.dtype) else None, parents=parents)
+            for i, a in enumerate(arrays)
+        ]
 
-    def _later(self, call: Call) -> Callable[[], Made]:
-        """A constant's node as ops of the network, made when they are asked for; once."""
-        made: list[Made] = []
-
-        def source() -> Made:
-            if not made:
-                value = RULES[call.node.op](call)
-                if not isinstance(value, (Known, Made)):  # a rule of other ops than those that move entries
-                    raise NetworkError(f"{call.node.title} makes no tensor")
-                made.append(self.draft.made(value))
-            return made[0]
-
-        return source
+    def _parents(self, call: Call) -> frozenset[str]:
+        """Parameters that a node of constants computes with."""
+        if call.node.op in ("Shape", "Size", "ConstantOfShape"):
+            return frozenset()
+        values = call.values[:1] if call.node.op == "CastLike" else call.values  # of the other the type alone counts
+        return frozenset().union(*(self.draft.parents(v) for v in values if isinstance(v, Known)))
 
     def _rule(self, call: Call, scope: Scope) -> Sequence[Held]:
         node, rule = call.node, RULES.get(call.node.op)

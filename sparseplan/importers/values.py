@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,52 +46,86 @@ class Imported:
         object.__setattr__(self, "layouts", MappingProxyType(dict(self.layouts)))
 
 
+#: shape, and the order of the origin's axes of more than one element
+Form = tuple[Shape, tuple[int, ...] | None]
+#: another shape, or axes permuted
+Move = tuple[Literal["reshape", "transpose"], tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
     """A constant of the graph.
 
     Attributes:
-        name: of the parameter that it is; None for what was computed, which is never updated.
+        name: of the parameter that it is; None for what was computed.
         layout: permutation of the origin's axes that leads to the order in which the elements are, or None.
         scale: value of one quantum where it is stored in 8 bits (``array`` holds the values), or None.
-        source: makes the tensor of a network that a part of a parameter is, so that the parameter is learned
-            where a tensor will do; None where the constant is all there is.
+        source: makes the tensor of the network that was computed from parameters, before ``moves``, so that these
+            are learned; it returns None where no ops say it.
         origin: shape of the parameter in the graph, where it was another since; None where it is this one.
+        parents: names of the parameters that it was computed from.
+        moves: what was done since to the shape and the axes of the parameter, or of what ``source`` makes.
+        mixed: whether no ``layout`` says the order of the elements, since axes were cut and then turned.
     """
 
     array: Array
     name: str | None = None
     layout: tuple[int, ...] | None = None
     scale: float | None = None
-    source: Callable[[], Made] | None = None
+    source: Callable[[], Made | None] | None = None
     origin: Shape | None = None
+    parents: frozenset[str] = frozenset()
+    moves: tuple[Move, ...] = ()
+    mixed: bool = False
 
     @property
     def shape(self) -> Shape:
         """Full shape."""
         return self.array.shape
 
+    @property
+    def first(self) -> Shape:
+        """Shape before all moves."""
+        return self.array.shape if self.origin is None else self.origin
+
     def reshaped(self, shape: Shape) -> Known:
         """The same elements under another shape."""
-        origin = self.array.shape if self.origin is None else self.origin
-        return Known(self.array.reshape(shape), self.name, self.layout, self.scale, None, origin)
+        array = self.array.reshape(shape)
+        return replace(self, array=array, origin=self.first, moves=(*self.moves, ("reshape", tuple(shape))))
 
     def transposed(self, perm: Sequence[int]) -> Known:
-        """With axes permuted; if they are not the origin's, nor several of these, it is another parameter."""
-        array = self.array.transpose(tuple(perm))
-        origin = self.array.shape if self.origin is None else self.origin
-        layout = tuple(range(len(origin))) if self.layout is None else self.layout
-        groups = _groups(self.array.shape, layout, origin)
+        """With axes permuted."""
+        array, moves = self.array.transpose(tuple(perm)), (*self.moves, ("transpose", tuple(perm)))
+        layout = tuple(range(len(self.first))) if self.layout is None else self.layout
+        groups = None if self.mixed else _groups(self.array.shape, layout, self.first)
         if groups is None:
-            return Known(array, self.name and f"{self.name}.moved", None, self.scale)
+            return replace(self, array=array, layout=None, origin=self.first, moves=moves, mixed=True)
         moved = tuple(i for axis in perm for i in groups[axis])
-        return Known(array, self.name, moved, self.scale, None, origin)
+        return replace(self, array=array, layout=moved, origin=self.first, moves=moves)
+
+    def unmoved(self) -> Array:
+        """The elements before all moves."""
+        shapes = [self.first]
+        for kind, numbers in self.moves:
+            shapes.append(numbers if kind == "reshape" else tuple(shapes[-1][i] for i in numbers))
+        array = self.array
+        for (kind, numbers), shape in zip(self.moves[::-1], shapes[-2::-1], strict=True):
+            array = array.reshape(shape) if kind == "reshape" else array.transpose(np.argsort(numbers))
+        return array
+
+    @property
+    def form(self) -> Form:
+        """Shape, and the order of the origin's axes of more than one element; None where no such order says it."""
+        if self.mixed:
+            return self.array.shape, None
+        layout = range(len(self.first)) if self.layout is None else self.layout
+        return self.array.shape, tuple(i for i in layout if self.first[i] != 1)
 
     def told(self, axes: int) -> tuple[int, ...] | None:
         """The layout as a parameter of so many axes has it; None where nothing moved. Extents of 1 move nothing."""
         if self.layout is None or self.layout == tuple(range(len(self.layout))):
             return None
-        origin = self.array.shape if self.origin is None else self.origin
+        origin = self.first
         long = [i for i in self.layout if origin[i] != 1]
         if long == sorted(long):
             return self.layout if len(self.layout) == axes else None

@@ -82,6 +82,7 @@ def _as_ids(network: Network, name: str, array: Array) -> Array:
 def ids_of(network: Network, name: str) -> tuple[int, str]:
     """One more than the largest id that an ``i32`` input may hold, and the op that says so (or nothing)."""
     known = [(integer("num", op.attrs.get("num")), op.name) for op in network.consumers[name] if op.kind == "embedding"]
+    known += [(network.tensor[op.inputs[1]].shape[0], op.name) for op in network.consumers[name] if op.kind == "lookup"]
     return min(known, default=(2**31, ""))
 
 

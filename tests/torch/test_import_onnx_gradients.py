@@ -13,9 +13,10 @@ pytest.importorskip("torch.nn", reason="PyTorch is not installed")
 pytest.importorskip("onnx", reason="onnx is not installed")
 import torch
 import torch.nn.functional as F
+from autograd import compare, settle
+from computed import CASES as COMPUTED
 from modules import CASES as MODULES
 from modules import image
-from test_import_torch import compare, settle
 from torch import nn
 
 from sparseplan import importers
@@ -150,10 +151,19 @@ def test_folded_parameters_are_learned_under_the_names_that_the_file_gives(tmp_p
         np.testing.assert_allclose(grads[same[0]], p.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
-def test_gates_of_an_lstm_are_learned_in_the_order_of_onnx(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("both", [False, True])
+def test_gates_stay_one_parameter_where_the_file_sorts_them(kind: str, both: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module, x = nn.LSTM(3, 4).eval(), torch.randn(5, 1, 3)
-    found = exported(module, x, tmp_path / "model.onnx")
+    module, x = getattr(nn, kind)(3, 4, bidirectional=both).eval(), torch.randn(5, 1, 3)
+    compare(module, exported(module, x, tmp_path / "model.onnx"), x)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_sorted_gates_are_learned_in_the_order_of_onnx(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = getattr(nn, kind)(3, 4).eval(), torch.randn(5, 1, 3)
+    found = exported(module, x, tmp_path / "model.onnx", dynamo=False, opset_version=17)
     net = found.network
     y, _ = module(x)
     target = torch.randn(y.shape)
@@ -162,8 +172,33 @@ def test_gates_of_an_lstm_are_learned_in_the_order_of_onnx(tmp_path: Path) -> No
     shape = (1, *net.tensor[net.outputs[0]].shape)
     _, grads = gradients(net, found.weights, given, target.numpy().reshape(shape), "mse")
     assert found.fixed == ()
+    order = (0, 3, 1, 2) if kind == "LSTM" else (1, 0, 2)
     for name, p in module.named_parameters():
-        i, f, g, o = np.split(p.grad.numpy(), 4)
-        weight = np.concatenate([np.split(p.detach().numpy(), 4)[k] for k in (0, 3, 1, 2)])
-        (same,) = [n for n, w in found.weights.items() if w.size == weight.size and np.array_equal(w, weight)]
-        np.testing.assert_allclose(grads[same], np.concatenate([i, o, f, g]), rtol=1e-4, atol=1e-6, err_msg=name)
+        weight, grad = (
+            np.concatenate([np.split(t.numpy(), len(order))[k] for k in order]) for t in (p.detach(), p.grad)
+        )
+        cuts = [8] if kind == "GRU" and "_hh" in name else []  # the last gate's are apart
+        parts = [np.split(a, cuts) for a in (weight, grad)]
+        for some, expected in zip(*parts, strict=True):
+            (same,) = [n for n, w in found.weights.items() if w.size == some.size and np.array_equal(w, some)]
+            np.testing.assert_allclose(grads[same], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", sorted(COMPUTED.keys() - {"spectral", "rms_norm"}))  # these it cannot export
+def test_computed_parameters(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, example = COMPUTED[name]
+    module, x = settle(make()), example()
+    found = exported(module, x, tmp_path / "model.onnx")
+    assert not [n for n in found.notes if "shapes alone" in n or "as a constant" in n], found.notes
+    compare(module, found, x)
+
+
+@pytest.mark.parametrize("name", ["lora", "conv_twice", "standardised", "experts", "tied_slices", "spectral"])
+def test_computed_parameters_by_the_newer_exporter(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="torch.onnx's newer exporter needs onnxscript")
+    torch.manual_seed(0)
+    make, example = COMPUTED[name]
+    module, x = settle(make()), example()
+    found = exported(module, x, tmp_path / "model.onnx", dynamo=True, optimize=False, verbose=False)
+    compare(module, found, x)

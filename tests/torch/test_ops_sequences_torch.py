@@ -82,6 +82,22 @@ def _avg_pool(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
     return y / F.avg_pool1d(F.pad(torch.ones_like(x[0]), a["padding"]), a["kernel"], a["stride"])
 
 
+def _dynamic(c: Case, x: list[Any], p: dict[str, Any]) -> Any:
+    """All samples at once, each being a group of its own."""
+    a, n = c.info.attrs, len(c.dy)
+    top, left, bottom, right = a["padding"]
+    weight, bias, groups = x[1].flatten(0, 1), p.get("bias"), n * a["groups"]
+    bias = None if bias is None else bias.repeat(n)
+    if c.info.kind == "dynamic_conv":
+        image = F.pad(x[0], (left, right, top, bottom)).flatten(0, 1)[None]
+        y = F.conv2d(image, weight, bias, a["stride"], 0, a["dilation"], groups)
+    else:
+        image, extra = x[0].flatten(0, 1)[None], a["output_padding"]
+        y = F.conv_transpose2d(image, weight, bias, a["stride"], 0, extra, groups, a["dilation"])
+        y = y[:, :, top:, left:][:, :, : c.info.output[1], : c.info.output[2]]
+    return y.reshape(n, *c.info.output)
+
+
 ORACLES: dict[str, Callable[[Case, list[Any], dict[str, Any]], Any]] = {
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
@@ -98,6 +114,9 @@ ORACLES: dict[str, Callable[[Case, list[Any], dict[str, Any]], Any]] = {
     "conv_transpose1d": _conv_transpose,
     "max_pool1d": _max_pool,
     "avg_pool1d": _avg_pool,
+    "dynamic_conv": _dynamic,
+    "dynamic_conv_transpose": _dynamic,
+    "lookup": lambda c, x, p: torch.stack([F.embedding(ids, table) for ids, table in zip(x[0], x[1], strict=True)]),
 }
 
 

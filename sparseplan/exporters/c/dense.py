@@ -52,7 +52,8 @@ def _window(c: Context) -> _Window:
 
 
 # -- convolutions --------------------------------------------------------------------------------------
-_CONV, _TRANSPOSED = ("conv", "conv1d"), ("conv_transpose", "conv_transpose1d")
+_CONV, _TRANSPOSED = ("conv", "conv1d"), ("conv_transpose", "conv_transpose1d", "dynamic_conv_transpose")
+_DYNAMIC = ("dynamic_conv", "dynamic_conv_transpose")  # the weight is input 1
 
 
 def _conv_ints(c: Context, w: _Window) -> tuple[int, ...]:
@@ -60,29 +61,37 @@ def _conv_ints(c: Context, w: _Window) -> tuple[int, ...]:
     return (*w.kernel, *w.stride, *w.padding, *w.dilation, c.attrs["groups"], *wide, *deep)
 
 
-@lowers("forward", *_CONV, *_TRANSPOSED)
+@lowers("forward", *_CONV, *_TRANSPOSED, *_DYNAMIC)
 def _conv(c: Context) -> Call:
     w = _window(c)
     name = "sp_conv_transpose" if c.info.kind in _TRANSPOSED else "sp_conv"
-    return Call(name, (*c.inputs(w.in_rows), *c.params("weight", "bias")), c.y(w.out_rows), _conv_ints(c, w))
+    x, *weight = c.step.reads[: len(c.info.inputs)]
+    reads = (c.places.read(x, w.in_rows), *map(c.places.read, weight), *c.params("weight", "bias"))
+    return Call(name, reads, c.y(w.out_rows), _conv_ints(c, w))
 
 
-@lowers("grad_input", *_CONV, *_TRANSPOSED)
+@lowers("grad_input", *_CONV, *_TRANSPOSED, *_DYNAMIC)
 def _conv_grad(c: Context) -> Call:
     w = _window(c)
     name = "sp_conv_transpose_grad" if c.info.kind in _TRANSPOSED else "sp_conv_grad"
-    return Call(name, (c.read("dy", w.out_rows), c.read("weight")), c.dx(w.in_rows), _conv_ints(c, w))
+    if c.slot == 1:
+        return _weight_grad(c, w, c.info.inputs[1], c.dx())
+    weight = c.read("x1" if c.info.kind in _DYNAMIC else "weight")
+    return Call(name, (c.read("dy", w.out_rows), weight), c.dx(w.in_rows), _conv_ints(c, w))
 
 
-@lowers("grad_param", *_CONV, *_TRANSPOSED)
+@lowers("grad_param", *_CONV, *_TRANSPOSED, *_DYNAMIC)
 def _conv_param(c: Context) -> Call:
     w = _window(c)
     if c.step.target == "bias":
         return channel_sum(c, 1, w.y[0], math.prod(w.y[1:]))
-    transposed, shape = c.info.kind in _TRANSPOSED, c.dp_shape()
-    name = "sp_conv_transpose_grad_weight" if transposed else "sp_conv_grad_weight"
+    return _weight_grad(c, w, c.dp_shape(), c.dp())
+
+
+def _weight_grad(c: Context, w: _Window, shape: Shape, made: Views) -> Call:
+    name = "sp_conv_transpose_grad_weight" if c.info.kind in _TRANSPOSED else "sp_conv_grad_weight"
     reads = (c.read("dy", w.out_rows), c.read("x0", w.in_rows))
-    return Call(name, reads, c.dp(), (*_conv_ints(c, w), shape[0], shape[1]))
+    return Call(name, reads, made, (*_conv_ints(c, w), shape[0], shape[1]))
 
 
 # -- linear layers ---------------------------------------------------------------------------------------

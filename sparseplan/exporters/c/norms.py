@@ -113,17 +113,22 @@ def _softmax_grad(c: Context) -> Call:
 
 
 def _table_ints(c: Context) -> tuple[int, int, int]:
-    num, dim = c.attrs["num"], c.attrs["dim"]
+    num, dim = c.info.inputs[1] if c.info.kind == "lookup" else (c.attrs["num"], c.attrs["dim"])
     if num > _MOST_IDS:
-        raise ExportError(f"op {c.info.name!r} (embedding) has num={num}; C kernels tell {_MOST_IDS} ids apart")
+        raise ExportError(f"op {c.info.name!r} ({c.info.kind}) has num={num}; C kernels tell {_MOST_IDS} ids apart")
     return math.prod(c.info.inputs[0]), num, dim
 
 
-@lowers("forward", "embedding")
+@lowers("forward", "embedding", "lookup")
 def _embedding(c: Context) -> Call:
-    return Call("sp_embedding", (*c.inputs(), c.read("weight")), c.y(), _table_ints(c))
+    return Call("sp_embedding", (*c.inputs(), *c.params("weight")), c.y(), _table_ints(c))
 
 
 @lowers("grad_param", "embedding")
 def _embedding_param(c: Context) -> Call:
     return Call("sp_embedding_grad_weight", (c.read("dy"), c.read("x0")), c.dp(), _table_ints(c))
+
+
+@lowers("grad_input", "lookup")
+def _lookup_grad(c: Context) -> Call:
+    return Call("sp_embedding_grad_weight", (c.read("dy"), c.read("x0")), c.dx(), _table_ints(c))

@@ -87,14 +87,33 @@ class Call:
         """As ``known``, of an argument that may be absent."""
         return self.constant(self.args.get(name), name)
 
+    def weight(self, name: str) -> Known:
+        """As ``known``, of a weight that may be computed from the network's input, too."""
+        given = self.args.get(name)
+        if not isinstance(given, Made) or id(given) in self.frozen:
+            return self.known(name)
+        nothing = np.broadcast_to(np.float32(0), given.shape)
+        return Known(nothing, source=lambda: given)
+
     def constant(self, value: Any, name: str) -> Known | None:
         """``value`` as a constant; None stays. Raises Unsaid where it depends on the input."""
         if value is None or isinstance(value, Known):
             return value
         if id(value) in self.frozen:
-            self.draft.note(f"{self.op}'s {name} is computed from parameters, which are read as frozen for it")
             return self.frozen[id(value)]
         raise Unsaid(f"its {name} depends on the network's input")
+
+    def array(self, name: str) -> Array:
+        """The numbers of a tensor argument that must be constant; parameters that it depends on stay as they are."""
+        return self.numbers(self.args.get(name), name)
+
+    def numbers(self, value: Any, name: str) -> Array:
+        """The numbers of ``value``, as ``array``."""
+        known = self.constant(value, name)
+        if known is None:
+            raise Unsaid(f"{name} is missing")
+        self.draft.settle(known, f"{name} of ")
+        return known.array
 
     def number(self, name: str) -> float | None:
         """A scalar argument, or a constant of one element; None: it is neither."""
@@ -111,8 +130,13 @@ class Call:
 def number(value: Any) -> float | None:
     """A Python number, or a nameless constant of one element, as a float."""
     if isinstance(value, Known):
-        return float(value.array.reshape(())) if value.array.size == 1 and value.name is None else None
+        return float(value.array.reshape(())) if value.array.size == 1 and is_fixed(value) else None
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def is_fixed(value: Value) -> bool:
+    """Whether a value is a constant that depends on no parameter."""
+    return isinstance(value, Known) and value.name is None and not value.parents
 
 
 def value(given: Any) -> Value:
@@ -133,11 +157,9 @@ Rule = Callable[[Call], Result]
 
 #: op (without overload) to its rule
 RULES: dict[str, Rule] = {}
-#: ops that keep a parameter a parameter: another shape or another order of its axes
-VIEWS: set[str] = set()
 
 
-def rule(*ops: str, view: bool = False) -> Callable[[Rule], Rule]:
+def rule(*ops: str) -> Callable[[Rule], Rule]:
     """Decorator: the rule for these ops."""
 
     def register(function: Rule) -> Rule:
@@ -145,8 +167,6 @@ def rule(*ops: str, view: bool = False) -> Callable[[Rule], Rule]:
             if op in RULES:
                 raise RuntimeError(f"ATen op {op!r} has two rules")
             RULES[op] = function
-        if view:
-            VIEWS.update(ops)
         return function
 
     return register

@@ -7,7 +7,7 @@ import numpy as np
 from sparseplan.errors import NetworkError
 from sparseplan.importers.aten.base import Call, Ids, Result, Unsaid, rule, value
 from sparseplan.importers.aten.shapes import cut
-from sparseplan.importers.draft import Attr, Draft, Known, Value
+from sparseplan.importers.draft import Attr, Draft, Known, Made, Value
 
 
 def extents(given: object, spatial: int) -> tuple[int, ...]:
@@ -29,7 +29,7 @@ def padded(spatial: int, before: tuple[int, ...], after: tuple[int, ...]) -> tup
 @rule("conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d", "conv_transpose2d",
       "conv_transpose3d")  # fmt: skip
 def _conv(c: Call) -> Value:
-    x, weight, bias = c.made("input"), c.known("weight"), c.maybe("bias")
+    x, weight, bias = c.made("input"), c.weight("weight"), c.maybe("bias")
     spatial = len(weight.shape) - 2
     transposed = bool(c.get("transposed", "transpose" in c.op))
     if spatial > 2:
@@ -60,16 +60,12 @@ def _conv(c: Call) -> Value:
 
 @rule("linear")
 def _linear(c: Call) -> Value:
-    x, weight, bias = c.made("input"), value(c["weight"]), c.get("bias")
-    if isinstance(weight, Known) and weight.name and (bias is None or isinstance(bias, Known)):
-        if len(weight.shape) == 1:
-            weight = weight.reshaped((1, *weight.shape))
-        y: Value = c.draft.linear(x, weight, bias)
-        return c.draft.reshape(c.draft.made(y), c.shape)
-    # a weight that is computed from parameters: gradients pass to them
-    w = c.draft.made(weight)
-    y = c.draft.matmul(x, c.draft.transpose(w, (1, 0)))
-    return y if bias is None else c.draft.add(y, value(bias))
+    x, weight, bias = c.made("input"), c.weight("weight"), c.get("bias")
+    learned = None if bias is None or (isinstance(bias, Made) and id(bias) not in c.frozen) else c.known("bias")
+    if len(weight.shape) == 1:
+        weight = weight.reshaped((1, *weight.shape))
+    y: Value = c.draft.reshape(c.draft.linear(x, weight, learned), c.shape)
+    return y if bias is None or learned is not None else c.draft.add(y, value(bias))
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm", "cudnn_batch_norm",
@@ -193,7 +189,7 @@ def _embedding_bag(c: Call) -> list[Value]:
     if c.get("per_sample_weights") is not None or int(c["padding_idx"]) >= 0:
         raise Unsaid("its rows have weights, or some are left out")
     d, rows = c.draft, c.draft.made(looked_up(c, c["indices"]))
-    starts = [int(n) for n in c.known("offsets").array]
+    starts = [int(n) for n in c.array("offsets")]
     stops = starts[1:] if c["include_last_offset"] else [*starts[1:], rows.shape[0]]
     kind = ("sum", "mean", "amax")[int(c["mode"])]
     bags = [d.reduce(kind, cut(d, rows, 0, lo, hi), (0,), True) for lo, hi in zip(starts, stops, strict=False)]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sparseplan.importers.aten.base import Call, Unsaid, floats, number, rule, value
+from sparseplan.importers.aten.base import Call, Unsaid, floats, is_fixed, number, rule, value
 from sparseplan.importers.draft import Attr, Draft, Known, Made, Value, broadcast
 
 #: ATen op to the op of the network that is the same
@@ -166,9 +166,9 @@ def _sub(c: Call) -> Value:
     a, b = value(c["self"]), times(c.draft, value(c["other"]), c.get("alpha", 1))
     if c.op == "rsub":
         a, b = value(c["other"]), times(c.draft, value(c["self"]), c.get("alpha", 1))
-    if isinstance(b, Known) and b.name is None:
+    if isinstance(b, Known) and is_fixed(b):
         return c.draft.add(a, floats(-b.array))
-    if isinstance(a, Known) and a.name is None:
+    if isinstance(a, Known) and is_fixed(a):
         first = number(a)
         if first is not None and isinstance(b, Made) and broadcast(a.shape, b.shape) == b.shape:
             return c.draft.same("scale_shift", b, None, scale=-1.0, shift=first)
@@ -185,9 +185,9 @@ def _mul(c: Call) -> Value:
 def _div(c: Call) -> Value:
     a, b = value(c["self"]), value(c["other"])
     y: Value
-    if isinstance(b, Known) and b.name is None:
+    if isinstance(b, Known) and is_fixed(b):
         y = c.draft.mul(a, floats(1 / np.asarray(b.array, np.float64)))
-    elif isinstance(a, Known) and a.name is None:
+    elif is_fixed(a):
         y = c.draft.mul(c.draft.same("reciprocal", c.draft.made(b)), a)
     else:
         y = c.draft.elementwise("div", [a, b])
@@ -203,7 +203,7 @@ def _div(c: Call) -> Value:
 def _addc(c: Call) -> Value:
     d, a, b = c.draft, value(c["tensor1"]), value(c["tensor2"])
     if c.op == "addcdiv":
-        b = floats(1 / b.array) if isinstance(b, Known) and b.name is None else d.same("reciprocal", d.made(b))
+        b = floats(1 / b.array) if isinstance(b, Known) and is_fixed(b) else d.same("reciprocal", d.made(b))
     return d.add(value(c["self"]), times(d, d.mul(a, b), c["value"]))
 
 
@@ -227,13 +227,13 @@ def _extreme(c: Call) -> Value:
 
 @rule("where")
 def _where(c: Call) -> Value:
-    mask = c.known("condition").array.astype(bool)
+    mask = c.array("condition").astype(bool)
     return chosen(c.draft, mask, value(c["self"]), value(c["other"]))
 
 
 @rule("masked_fill")
 def _masked_fill(c: Call) -> Value:
-    return chosen(c.draft, c.known("mask").array.astype(bool), value(c["value"]), c.made())
+    return chosen(c.draft, c.array("mask").astype(bool), value(c["value"]), c.made())
 
 
 def chosen(draft: Draft, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], a: Value, b: Value) -> Value:
@@ -241,7 +241,7 @@ def chosen(draft: Draft, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], 
     parts: list[Value] = []
     shape = broadcast(mask.shape, a.shape, b.shape)
     for part, there in ((a, mask), (b, ~mask)):
-        if isinstance(part, Known) and part.name is None:
+        if isinstance(part, Known) and is_fixed(part):
             parts.append(floats(np.where(there, part.array, 0)))
         else:
             parts.append(draft.mul(part, floats(there)))

@@ -25,7 +25,7 @@ MOVES = RESHAPES | TURNS | frozenset((
 ))  # fmt: skip
 
 
-@rule(*sorted(RESHAPES), view=True)
+@rule(*sorted(RESHAPES))
 def _reshape(c: Call) -> Value:
     # whatever the arguments say, the output's shape says it all
     return reshaped(c.draft, value(c["self"]), c.shape)
@@ -34,7 +34,7 @@ def _reshape(c: Call) -> Value:
 @rule(
     "clone", "contiguous", "alias", "detach", "detach_", "lift_fresh_copy", "lift_fresh", "lift", "dropout",
     "feature_dropout", "alpha_dropout", "native_dropout", "to", "_to_copy", "type_as", "positive", "identity",
-    "alias_copy", "detach_copy", view=True,
+    "alias_copy", "detach_copy",
 )  # fmt: skip
 def _same(c: Call) -> Result:
     x = value(c.get("self", c.get("input")))
@@ -51,7 +51,7 @@ def _same(c: Call) -> Result:
     return [x] if c.op == "native_dropout" else x
 
 
-@rule(*sorted(TURNS), view=True)
+@rule(*sorted(TURNS))
 def _transpose(c: Call) -> Value:
     x = value(c["self"])
     rank = len(x.shape)
@@ -193,15 +193,14 @@ def _split(c: Call) -> Result:
 @rule("index_select")
 def _index_select(c: Call) -> Value:
     x = c.made()
-    return c.draft.gather(x, int(c["dim"]), c.known("index").array.reshape(-1))
+    return c.draft.gather(x, int(c["dim"]), c.array("index").reshape(-1))
 
 
 @rule("index", "_unsafe_index")
 def _index(c: Call) -> Value:
     x, given = c.made(), list(c["indices"])
     at = [i for i, v in enumerate(given) if v is not None]
-    arrays = [c.constant(given[i], f"indices[{i}]") for i in at]
-    known = [a.array for a in arrays if a is not None]
+    known = [c.numbers(given[i], f"indices[{i}]") for i in at]
     if any(a.dtype == bool for a in known):
         if len(known) != 1:
             raise Unsaid("it has several indices, one of them a mask")
@@ -226,7 +225,7 @@ def _masked(draft: Draft, x: Made, axis: int, mask: np.ndarray[tuple[int, ...], 
 @rule("gather")
 def _gather(c: Call) -> Value:
     """Entry by entry: one gather over all elements, at constant places."""
-    x, axis, index = c.made(), int(c["dim"]), c.known("index").array.astype(np.int64)
+    x, axis, index = c.made(), int(c["dim"]), c.array("index").astype(np.int64)
     axis = axis_of(axis, x.rank)
     grid: list[Array] = list(np.indices(index.shape))
     grid[axis] = index

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ import torch
 from torch import fx
 
 from sparseplan.errors import NetworkError
-from sparseplan.importers.aten import MOVES, READERS, RESHAPES, RULES, TURNS, VIEWS, Call, Ids, Unsaid
+from sparseplan.importers.aten import MOVES, READERS, RULES, Call, Ids, Unsaid
 from sparseplan.importers.draft import Draft, Known, Made, Shape, Value
 
 #: calls that compute nothing
 _IDLE = ("_assert", "sym_constrain", "_guards", "profiler", "_set_grad_enabled", "_enter_autocast", "_exit_autocast")
+#: ops that look at a tensor's shape, and not at its numbers
+_SHAPES = frozenset(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "zero", "zero_"))
 #: ops that draw numbers or look at them
 _OBSTACLES = {
     "_local_scalar_dense": "reads a number out of a tensor that depends on the input",
@@ -42,7 +46,6 @@ class Walk:
     Args:
         parameters, buffers: placeholder to (name, tensor).
         leaves: paths of modules that are one op each.
-        whole: parameters that are used in several forms, so that ops make these from the one tensor.
     """
 
     def __init__(
@@ -51,23 +54,20 @@ class Walk:
         parameters: Mapping[str, tuple[str, torch.Tensor]],
         buffers: Mapping[str, tuple[str, torch.Tensor]],
         leaves: frozenset[str],
-        whole: frozenset[str] = frozenset(),
     ) -> None:
         self.draft, self.leaves = draft, leaves
         self.values: dict[fx.Node, Any] = {}
         self.frozen: dict[int, Known] = {}
         self.names: dict[int, str] = {}
-        self.shapes = {name: tuple(t.shape) for name, t in parameters.values()}
         self._kept: list[Value] = []  # identities stay good while the values live
-        self.parameters, self.buffers, self.whole = parameters, buffers, whole
+        self.parameters, self.buffers = parameters, buffers
 
     # -- placeholders -------------------------------------------------------------------------
     def placeholder(self, node: fx.Node) -> None:
         """A parameter, a buffer, or an input of the network."""
         if node.name in self.parameters:
             name, tensor = self.parameters[node.name]
-            known = Known(array_of(tensor), name)
-            self.values[node] = self._as_tensor(known, name) if name in self.whole else known
+            self.values[node] = Known(array_of(tensor), name)
         elif node.name in self.buffers:
             name, tensor = self.buffers[node.name]
             known = Known(array_of(tensor))
@@ -76,14 +76,6 @@ class Walk:
             self.values[node] = known
         else:
             self.values[node] = self._input(node)
-
-    def _as_tensor(self, known: Known, name: str) -> Made:
-        """A parameter as a tensor of the network, which ops that need a constant find frozen."""
-        self.draft.wanted, self.draft.scope = (f"{name}.tensor",), ""
-        made = self.draft.made(known)
-        self._kept.append(made)
-        self.frozen[id(made)] = Known(known.array)
-        return made
 
     def _input(self, node: fx.Node) -> Any:
         given = node.meta.get("val")
@@ -120,21 +112,22 @@ class Walk:
             self.values[node] = self._moved(node, op)
             return
         tensors = [v for v in _flat(args.values()) if isinstance(v, (Known, Made, Ids))]
-        if all(isinstance(v, Known) for v in tensors) and not any(_named(v) for v in tensors):
+        parents = frozenset[str]().union(*(self._parents(v) for v in tensors if op not in _SHAPES))
+        if all(isinstance(v, Known) for v in tensors) and not parents:
             self.values[node] = self._folded(node)
             return
         self.draft.wanted, self.draft.scope = self._wanted(node, op), self._path(node)
-        if op not in VIEWS:
-            self.values[node] = self._by_rule(node, op, args)
-            if all(isinstance(v, Known) or id(v) in self.frozen for v in tensors):
-                self._remember(node, self.values[node])
-            return
-        # views of parameters stay parameters
-        viewed = {k: self._plain(v, op) for k, v in args.items()}
-        result = self._by_rule(node, op, viewed)
-        self.values[node] = result
-        if all(isinstance(v, Made) and id(v) in self.frozen for v in tensors):
-            self._remember(node, result)
+        self.draft.reader = self._where(node)
+        constant = all(isinstance(v, Known) or id(v) in self.frozen for v in tensors)
+        self.values[node] = self._by_rule(node, op, args, parents if constant else frozenset())
+        if constant:
+            self._remember(node, parents)
+
+    def _parents(self, value: Any) -> frozenset[str]:
+        """Parameters that a value of parameters alone was computed from."""
+        if isinstance(value, Made):
+            value = self.frozen.get(id(value))
+        return self.draft.parents(value) if isinstance(value, Known) else frozenset()
 
     def _moved(self, node: fx.Node, op: str) -> Any:
         """Integers of an input, moved: PyTorch itself moves their places."""
@@ -149,20 +142,7 @@ class Walk:
             return [Ids(sources[0], k.array) for k in found]
         return Ids(sources[0], found.array)
 
-    def _plain(self, value: Any, op: str) -> Any:
-        """A parameter that is both reshaped and turned is a tensor of the network: no layout says it."""
-        if not isinstance(value, Known) or not value.name:
-            return value
-        own = self.shapes[value.name]
-        if op in TURNS:
-            mixed = value.layout is None and value.shape != own
-        else:
-            mixed = op in RESHAPES and value.layout is not None and value.layout != tuple(range(len(value.layout)))
-        if not mixed:
-            return value
-        return self._as_tensor(value, value.name)
-
-    def _by_rule(self, node: fx.Node, op: str, args: dict[str, Any]) -> Any:
+    def _by_rule(self, node: fx.Node, op: str, args: dict[str, Any], parents: frozenset[str]) -> Any:
         shapes = self._shapes(node)
         dtypes = tuple(str(t.dtype) for t in _flat([node.meta.get("val")]) if isinstance(t, torch.Tensor))
         call = Call(self.draft, op, node.target._overloadname, args, shapes, dtypes, self.frozen, self.names)
@@ -174,15 +154,14 @@ class Walk:
             result = RULES[op](call)
             found = list(result) if isinstance(result, Sequence) else result
             self._check(found, shapes)
-        except Unsaid as reason:
-            return self._opaque(node, args, shapes, str(reason))
-        except NetworkError as error:
+        except (Unsaid, NetworkError, KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
             if op in _OBSTACLES:
                 raise
-            return self._opaque(node, args, shapes, str(error))
-        except (KeyError, IndexError, TypeError, ValueError, AssertionError) as error:
             # arguments of a form that its rule does not foresee
-            return self._opaque(node, args, shapes, f"{type(error).__name__}: {error}")
+            reason = str(error) if isinstance(error, (Unsaid, NetworkError)) else f"{type(error).__name__}: {error}"
+            if parents and not _draws(node):
+                return self._constant(node, parents)
+            return self._opaque(node, args, shapes, reason)
         self._kept.extend(found if isinstance(found, list) else [found])
         return found
 
@@ -192,8 +171,18 @@ class Walk:
             if tuple(value.shape) != shape:
                 raise Unsaid(f"the rule makes shape {tuple(value.shape)}, the module {shape}")
 
+    def _constant(self, node: fx.Node, parents: frozenset[str]) -> Any:
+        """What no ops say of parameters alone: a constant, for which they are read as they are."""
+        try:
+            made = self._evaluate(node, self._constant_of)
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise NetworkError(f"{self._where(node)}: it cannot be computed from parameters: {error}") from None
+        found = [replace(k, parents=parents) if isinstance(k, Known) else k for k in _flat([made])]
+        self._kept.extend(found)
+        return found if isinstance(made, list) else found[0]
+
     def _opaque(self, node: fx.Node, args: Mapping[str, Any], shapes: Sequence[Shape], reason: str) -> Any:
-        values = [v for v in _flat(args.values()) if isinstance(v, (Known, Made))]
+        values = [self.frozen.get(id(v), v) for v in _flat(args.values()) if isinstance(v, (Known, Made))]
         if any(0 in shape for shape in shapes):
             raise NetworkError(f"{self._where(node)}: an output of shape {list(shapes)} is empty")
         self.draft.note(
@@ -227,15 +216,25 @@ class Walk:
             raise NetworkError(f"{self._where(node)}: it draws random numbers, also in eval mode; make them constant")
         return self._evaluate(node, lambda a: self.values[a])
 
-    def _remember(self, node: fx.Node, result: Any) -> None:
+    def _remember(self, node: fx.Node, parents: frozenset[str]) -> None:
         """What a value made of parameters alone amounts to now, for ops that need a constant."""
+        result = self.values[node]
+        whole = isinstance(result, list)
+        for i, value in enumerate(result if whole else [result]):
+            if isinstance(value, Known) and not self.draft.parents(value):  # computed by a rule, in NumPy
+                value = replace(value, name=None, parents=parents)
+                self._kept.append(value)
+                if whole:
+                    result[i] = value
+                else:
+                    self.values[node] = value
         try:
-            constant = self._evaluate(node, lambda a: self._constant_of(a))
+            constant = self._evaluate(node, self._constant_of)
         except (RuntimeError, NetworkError, KeyError, TypeError, AttributeError):
             return
         for value, known in zip(_flat([result]), _flat([constant]), strict=False):
             if isinstance(value, Made) and isinstance(known, Known):
-                self.frozen[id(value)] = known
+                self.frozen[id(value)] = replace(known, source=partial(_itself, value), parents=parents)
 
     def _constant_of(self, node: fx.Node) -> Any:
         value = self.values[node]
@@ -322,8 +321,8 @@ def _flat(values: Any) -> list[Any]:
     return result
 
 
-def _named(value: Any) -> bool:
-    return isinstance(value, Known) and value.name is not None
+def _itself(made: Made) -> Made:
+    return made
 
 
 def _draws(node: fx.Node) -> bool:

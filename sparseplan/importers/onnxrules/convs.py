@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sparseplan.importers.draft import Draft, Known, Made
 from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 from sparseplan.importers.onnxrules.windows import Sliding, sliding
@@ -9,7 +11,7 @@ from sparseplan.network import Attr
 
 
 def _parts(call: Call) -> tuple[Made, Known, dict[str, Known], int]:
-    x, weight = call.made(0), call.known(1)
+    x, weight = call.made(0), call.weight(1)
     spatial = len(weight.shape) - 2
     if spatial not in (1, 2):
         raise Unsupported(f"a convolution of {spatial} dimensions; one and two are known")
@@ -20,9 +22,9 @@ def _parts(call: Call) -> tuple[Made, Known, dict[str, Known], int]:
         outs = (
             weight.shape[0] if call.node.op != "ConvTranspose" else weight.shape[1] * max(1, call.integer("group", 1))
         )
-        if call.known(2).array.size != outs:
-            raise Malformed(f"bias of shape {call.known(2).shape} for {outs} channels")
-        params["bias"] = call.known(2).reshaped((outs,))
+        if math.prod(call.weight(2).shape) != outs:
+            raise Malformed(f"bias of shape {call.weight(2).shape} for {outs} channels")
+        params["bias"] = call.weight(2).reshaped((outs,))
     return x, weight, params, spatial
 
 

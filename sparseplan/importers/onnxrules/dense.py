@@ -25,7 +25,7 @@ def product(draft: Draft, a: Value, b: Value) -> Made:
 def _matmul(call: Call) -> Held:
     hot = call.values[0]
     if isinstance(hot, OneHot):
-        table = call.known(1)
+        table = call.weight(1)
         if len(table.shape) != 2 or table.shape[0] != hot.shape[-1]:
             raise Unsupported("a one-hot of integers times no matrix of its depth")
         return embed(call.draft, hot.ids, hot.shape[:-1], table)
@@ -36,7 +36,7 @@ def _times(value: Value, factor: float, draft: Draft) -> Value:
     if factor == 1:
         return value
     if isinstance(value, Known):
-        return Known(value.array * np.float32(factor))
+        return draft.mul(value, Known(np.asarray(factor, np.float32)))
     return draft.same("scale_shift", value, scale=factor)
 
 

@@ -46,7 +46,7 @@ def _gelu(call: Call) -> Held:
 def _fast_gelu(call: Call) -> Held:
     x: Value = call.made(0)
     if call.has(1):
-        x = call.draft.add(x, call.known(1))
+        x = call.draft.add(x, call.value(1))
     return call.draft.same("gelu", call.draft.made(x), approximate="tanh")
 
 
@@ -63,8 +63,8 @@ def _quick_gelu(call: Call) -> Held:
 
 
 def _prelu(call: Call) -> Held:
-    x, slope = call.made(0), call.known(1)
-    if slope.array.size == 1:
+    x, slope = call.made(0), call.weight(1)
+    if math.prod(slope.shape) == 1:
         return call.draft.same("prelu", x, {"weight": slope.reshaped((1,))}, shared=True)
     wide = (1,) * (x.rank - len(slope.shape)) + slope.shape
     if x.rank < 2 or x.shape[0] != 1 or wide != (1, x.shape[1], *(1,) * (x.rank - 2)):
@@ -97,8 +97,12 @@ def _floats(call: Call) -> None:
 
 
 def _pair(call: Call) -> tuple[Value, Value]:
+    """Both inputs; of two constants those that depend on parameters are tensors."""
     _floats(call)
-    return call.value(0), call.value(1)
+    a, b = call.value(0), call.value(1)
+    if isinstance(a, Known) and isinstance(b, Known):
+        a, b = (call.draft.made(v) if call.draft.parents(v) else v for v in (a, b))
+    return a, b
 
 
 def _add(call: Call) -> Held:
@@ -115,7 +119,7 @@ def _mul(call: Call) -> Held:
 def _of_formula(draft: Draft, known: Known) -> bool:
     """Whether a constant is a number of a formula, or was computed: nothing that is learned."""
     if known.name is None:
-        return known.source is None
+        return known.source is None and not known.parents
     return known.array.size == 1 and not draft.learned(known.name)
 
 
@@ -139,7 +143,7 @@ def _div(call: Call) -> Held:
         inverse = (1 / b.array.astype(np.float64)).astype(np.float32)
         if np.isfinite(inverse).all():
             return draft.mul(a, Known(inverse))
-    if isinstance(a, Known) and isinstance(b, Made) and a.array.size == 1 and (a.array == 1).all():
+    if isinstance(b, Made) and _number(draft, a) == 1:
         return draft.same("reciprocal", draft.reshape(b, broadcast(a.shape, b.shape)))
     return draft.elementwise("div", (a, b))
 
@@ -150,14 +154,20 @@ def _pow(call: Call) -> Held:
         raise Unsupported("it reads integers")
     if not isinstance(exponent, Known) or exponent.array.size != 1:
         raise Unsupported("an exponent that is no constant number")
-    if not isinstance(base, Made):
-        raise Unsupported("a constant to a computed power")
+    base = call.made(0)
     x = call.draft.reshape(base, broadcast(base.shape, exponent.shape))
-    number = float(exponent.array.reshape(()))
+    number = call.scalar(1)
     kind = {2.0: "square", 0.5: "sqrt", -1.0: "reciprocal"}.get(number)
     if number == 1:
         return x
     return call.draft.same(kind, x) if kind else call.draft.same("power", x, exponent=number)
+
+
+def _number(draft: Draft, value: Value) -> float | None:
+    """A constant number; None: it is none, or learned."""
+    if not isinstance(value, Known) or value.array.size != 1 or draft.parents(value):
+        return None
+    return float(value.array.reshape(()))
 
 
 def _extreme(kind: str) -> Rule:
@@ -168,13 +178,15 @@ def _extreme(kind: str) -> Rule:
         for i in range(1, len(call.values)):
             other = call.value(i)
             if isinstance(result, Known) and isinstance(other, Known):
+                result, other = (draft.made(v) if draft.parents(v) else v for v in (result, other))
+            if isinstance(result, Known) and isinstance(other, Known):
                 function = np.maximum if kind == "maximum" else np.minimum
                 broadcast(result.shape, other.shape)
                 result = Known(function(result.array, other.array))
                 continue
             if isinstance(result, Known):
                 result, other = other, result
-            number = float(other.array.reshape(())) if isinstance(other, Known) and other.array.size == 1 else None
+            number = _number(draft, other)
             if (
                 number is not None
                 and not math.isnan(number)
@@ -208,7 +220,7 @@ def _mean(call: Call) -> Held:
 
 def _where(call: Call) -> Held:
     """A choice by constants is a product with ones and zeros."""
-    choice = call.known(0).array.astype(bool)
+    choice = call.array(0).astype(bool)
     a, b = call.value(1), call.value(2)
     shape = broadcast(choice.shape, a.shape, b.shape)
     draft = call.draft
@@ -216,7 +228,7 @@ def _where(call: Call) -> Held:
         return draft.expand(draft.made(a if choice.all() else b), shape)
     parts = list[Value]()
     for value, mask in ((a, choice), (b, ~choice)):
-        if isinstance(value, Known):
+        if isinstance(value, Known) and not draft.parents(value):
             finite = np.clip(value.array.astype(np.float32), -HUGE, HUGE)
             parts.append(Known(np.where(mask, finite, np.float32(0))))
         else:

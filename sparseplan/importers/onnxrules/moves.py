@@ -98,7 +98,7 @@ def cast_to(call: Call, held: Held, to: np.dtype[np.generic]) -> Held:
     if isinstance(held, Known):  # like a tensor, of which only the type matters
         made = held.array.astype(to)
         floats = is_float(to) and is_float(held.array.dtype)
-        return replace(held, array=made, scale=None, source=None) if floats else Known(made)
+        return replace(held, array=made, scale=None) if floats else Known(made, parents=call.draft.parents(held))
     source = call.dtypes[0]
     if isinstance(held, Picked) or is_ids(call.draft, held):
         if not is_float(to) and to.kind in "iu":
@@ -195,12 +195,12 @@ def _gather(call: Call) -> Held:
             raise Malformed(f"indices {some} lie outside extent {extent} of axis {axis}")
         if where.array.size > 2**20:
             raise Unsupported("over 2**20 constant indices")
-        return call.draft.gather(call.made(0), axis, where.array)
-    if isinstance(table, Known) and axis == 0 and len(table.shape) == 2:
+        return call.draft.gather(call.made(0), axis, call.array(1))
+    if not is_ids(call.draft, table) and axis == 0 and len(table.shape) == 2:
         if isinstance(where, Made) and is_ids(call.draft, where):
-            return embed(call.draft, where, where.shape, table)
+            return embed(call.draft, where, where.shape, call.weight(0))
         if isinstance(where, Picked):
-            rows = embed(call.draft, where.ids, (where.ids.count,), table)
+            rows = embed(call.draft, where.ids, (where.ids.count,), call.weight(0))
             return call.draft.gather(rows, 0, where.index)
     call.value(1)
     raise Unsupported("indices are computed")
@@ -287,6 +287,15 @@ def _space_to_depth(call: Call) -> Held:
     return draft.reshape(moved, (n, c * size * size, h // size, w // size))
 
 
+def _trilu(call: Call) -> Held:
+    """A triangle of matrices: a product with ones and zeros."""
+    x, shift = call.made(0), call.numbers(1)[0] if call.has(1) else 0
+    if x.rank < 2:
+        raise Malformed(f"shape {x.shape} is no matrix")
+    keep = np.triu if call.integer("upper", 1) else np.tril
+    return call.draft.mul(x, Known(keep(np.ones(x.shape[-2:], np.float32), max(-(2**24), min(2**24, shift)))))
+
+
 def _fill(call: Call) -> Held:
     raise Unsupported("a shape that is computed from data")
 
@@ -312,6 +321,7 @@ RULES: dict[str, Rule] = {
     "Squeeze": _squeeze,
     "Tile": _tile,
     "Transpose": _transpose,
+    "Trilu": _trilu,
     "Unsqueeze": _unsqueeze,
 }
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from sparseplan.importers.draft import Known, Made, axis_of
+from sparseplan.importers.draft import Draft, Known, Made, Shape, axis_of
 from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 
 
 def _vector(call: Call, i: int, size: int) -> Known:
-    known = call.known(i)
+    known = call.weight(i)
     if known.shape != (size,):
         raise Malformed(f"input {i} has shape {known.shape}, expected ({size},)")
     return known
@@ -28,7 +28,7 @@ def _batch_norm(call: Call) -> Held:
     params = {name: _vector(call, i + 1, x.shape[1]) for i, name in enumerate(names)}
     if x.shape[0] == 1:
         return Made(call.draft.op("batch_norm", [x.tensor], params, eps=eps), x.shape)
-    weight, bias, mean, var = (params[name].array for name in names)
+    weight, bias, mean, var = (call.array(i) for i in range(1, 5))
     scale = weight / np.sqrt(var + np.float32(eps))
     wide = (-1, *(1,) * (x.rank - 2))
     y = call.draft.mul(x, Known(scale.reshape(wide)))
@@ -55,7 +55,7 @@ def layer(call: Call, x: Made, weight: int, bias: int, axis: int) -> Made:
     for i, slot in ((weight, "weight"), (bias, "bias")):
         if not call.has(i):
             continue
-        known = call.known(i)
+        known = call.weight(i)
         while len(known.shape) > dims and known.shape[0] == 1:
             known = known.reshaped(known.shape[1:])
         if known.shape != shape:
@@ -63,11 +63,19 @@ def layer(call: Call, x: Made, weight: int, bias: int, axis: int) -> Made:
                 n not in (1, m) for n, m in zip(known.shape[::-1], shape[::-1], strict=False)
             ):
                 raise Malformed(f"{slot} of shape {known.shape} does not fit trailing axes {shape}")
-            known = Known(np.broadcast_to(known.array, shape))
+            known = _wide(call.draft, known, shape)
         params[slot] = known
     tensor = call.draft.full(x) if dims == x.rank else x.tensor
     made = call.draft.op("layer_norm", [tensor], params, dims=dims, eps=_positive(call, 1e-5))
     return call.draft.wrap(made, x.shape)
+
+
+def _wide(draft: Draft, known: Known, shape: Shape) -> Known:
+    """A parameter spread to ``shape``."""
+    array = np.broadcast_to(known.array, shape)
+    if not draft.parents(known) and known.source is None:
+        return Known(array)
+    return Known(array, source=lambda: draft.expand(draft.made(known), shape), parents=draft.parents(known))
 
 
 def _skip_layer(call: Call) -> Held:
@@ -75,7 +83,7 @@ def _skip_layer(call: Call) -> Held:
     call.one_output()
     total = call.draft.add(call.made(0), call.value(1))
     if call.has(4):
-        total = call.draft.add(total, call.known(4))
+        total = call.draft.add(total, call.value(4))
     return layer(call, call.draft.made(total), 2, 3, -1)
 
 
@@ -102,9 +110,9 @@ def _group(call: Call) -> Held:
         raise Malformed(f"num_groups={groups} does not divide {channels} channels")
     params = {}
     for i, slot in ((1, "weight"), (2, "bias")):
-        known = call.known(i)
+        known = call.weight(i)
         if known.shape == (groups,) and groups != channels and call.opset < 21:
-            known = Known(np.repeat(known.array, channels // groups))
+            known = _wide(call.draft, known.reshaped((groups, 1)), (groups, channels // groups)).reshaped((channels,))
         if known.shape != (channels,):
             raise Malformed(f"input {i} has shape {known.shape}, expected ({channels},)")
         params[slot] = known

@@ -19,11 +19,11 @@ def _along(values: Array, axis: int, shape: Shape) -> Array:
 
 def _dequantize(call: Call) -> Held:
     x = call.known(0)
-    if x.array.dtype.kind not in "iu" or call.array(1).dtype.kind != "f":
-        raise Malformed(f"a constant of type {x.array.dtype} with scales of type {call.array(1).dtype}")
+    if x.array.dtype.kind not in "iu" or call.known(1).array.dtype.kind != "f":
+        raise Malformed(f"a constant of type {x.array.dtype} with scales of type {call.known(1).array.dtype}")
     call.refuse("block_size")
-    scale = call.array(1)
-    zero = call.array(2) if call.has(2) else np.zeros(1, x.array.dtype)
+    scale = call.known(1).array
+    zero = call.known(2).array if call.has(2) else np.zeros(1, x.array.dtype)
     axis = axis_of(call.integer("axis", 1), len(x.shape)) if scale.size > 1 or zero.size > 1 else 0
     steps, centre = (_along(v.astype(np.float32), axis, x.shape) for v in (scale, zero))
     values = (x.array.astype(np.float32) - centre) * steps
@@ -40,8 +40,8 @@ def _quantize(call: Call) -> Held:
     if not isinstance(call.values[0], Known):
         raise Unsupported("it makes codes of activations")
     x = call.known(0)
-    scale = call.array(1).astype(np.float32)
-    zero = call.array(2) if call.has(2) else np.zeros(1, np.uint8)
+    scale = call.known(1).array.astype(np.float32)
+    zero = call.known(2).array if call.has(2) else np.zeros(1, np.uint8)
     if zero.dtype.kind not in "iu" or zero.dtype.itemsize != 1 or not (scale > 0).all():
         raise Unsupported(f"codes of type {zero.dtype} with scales of at least {scale.min():g}")
     call.refuse("block_size")

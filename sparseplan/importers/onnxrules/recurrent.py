@@ -56,8 +56,8 @@ def _recurrent(call: Call) -> list[Held]:
     if call.has(3):
         shapes[3] = (len(named), 2 * gates * hidden)
     for i, shape in shapes.items():
-        if call.known(i).shape != shape:
-            raise Malformed(f"input {i} has shape {call.known(i).shape}, expected {shape}")
+        if call.weight(i).shape != shape:
+            raise Malformed(f"input {i} has shape {call.weight(i).shape}, expected {shape}")
     if call.has(4) and (call.array(4) != steps).any():
         raise Unsupported(f"sequence_lens that are not all {steps}")
     if op == "LSTM" and call.has(7) and call.array(7).any():
@@ -105,9 +105,9 @@ def _cell(call: Call, i: int, direction: str, hidden: int, gates: int) -> _Cell:
     stem = call.node.name or call.node.outputs[0] or call.node.op
 
     def part(slot: int, what: str, rows: slice, suffix: str = "") -> Known:
-        known = call.known(slot)
+        known = call.weight(slot)
         base = ".".join(filter(None, (known.name or f"{stem}.{what}", direction, suffix)))
-        return Known(np.ascontiguousarray(known.array[i, rows]), base)
+        return _part(call.draft, known.reshaped(known.shape), i, rows, base)
 
     everything, half = slice(None), gates * hidden
     has = call.has(3)
@@ -133,6 +133,28 @@ def _cell(call: Call, i: int, direction: str, hidden: int, gates: int) -> _Cell:
         states[0],
         states[1],
     )
+
+
+def _part(draft: Draft, known: Known, i: int | None, rows: slice, name: str) -> Known:
+    """Some rows, of entry ``i`` of axis 0 if there is one: a parameter by itself, unless the whole is one."""
+    lo, hi, _ = rows.indices(known.shape[0 if i is None else 1])
+    array = np.ascontiguousarray(known.array[lo:hi] if i is None else known.array[i, lo:hi])
+    parents = draft.parents(known)
+    if known.name is not None and not (parents and draft.shared(known.name)):
+        return Known(array, name)
+    if known.name is None and not parents and known.source is None:
+        return Known(array)
+
+    def source() -> Made:
+        whole = draft.made(known)
+        starts, stops = [0] * whole.rank, list(whole.shape)
+        if i is not None:
+            starts[0], stops[0] = i, i + 1
+        axis = 0 if i is None else 1
+        starts[axis], stops[axis] = lo, hi
+        return draft.reshape(draft.slice(whole, starts, stops, [1] * whole.rank), array.shape)
+
+    return Known(array, source=source, parents=parents)
 
 
 def _row(draft: Draft, rows: Made, t: int) -> Made:
@@ -180,7 +202,7 @@ def _gru(call: Call, rows: Made, cell: _Cell, kinds: list[str], backwards: bool)
     whole = draft.linear(rows, cell.inner, cell.inner_bias)
 
     def cut(known: Known | None, lo: int, hi: int, name: str) -> Known | None:
-        return None if known is None else Known(known.array[lo * n : hi * n], f"{known.name}.{name}")
+        return None if known is None else _part(draft, known, None, slice(lo * n, hi * n), f"{known.name}.{name}")
 
     zr, zr_bias = cut(cell.outer, 0, 2, "zr"), cut(cell.outer_bias, 0, 2, "zr")
     hh, hh_bias = cut(cell.outer, 2, 3, "h"), cut(cell.outer_bias, 2, 3, "h")

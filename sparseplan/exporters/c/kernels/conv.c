@@ -38,7 +38,7 @@ static void sp_correlate(const sp_args *a, const sp_view *x, const sp_view *weig
                             if (iy < 0 || iy >= height) continue;
                             row = sp_at(x, b, (channel * (uint32_t)height + (uint32_t)iy) * (uint32_t)width);
                             if (!row.p) continue;
-                            taps = sp_at(weight, 0, ((d * per + c) * kh + ky) * kw);
+                            taps = sp_at(weight, b, ((d * per + c) * kh + ky) * kw);
                             for (kx = 0; kx < kw; kx++) {
                                 float t = sp_ld(weight, &taps, kx);
                                 int32_t at = (int32_t)x0 * n[3] - n[5] + (int32_t)kx * n[7];
@@ -77,7 +77,7 @@ static void sp_scatter(const sp_args *a, const sp_view *x, const sp_view *weight
                             if (oy < 0 || oy % n[2] || oy / n[2] >= n[13]) continue;
                             row = sp_at(x, b, (d * (uint32_t)n[13] + (uint32_t)(oy / n[2])) * (uint32_t)n[14]);
                             if (!row.p) continue;
-                            taps = sp_at(weight, 0, ((d * per + c % per) * kh + ky) * kw);
+                            taps = sp_at(weight, b, ((d * per + c % per) * kh + ky) * kw);
                             for (kx = 0; kx < kw; kx++) {
                                 float t = sp_ld(weight, &taps, kx);
                                 int32_t at = (int32_t)x0 + n[5] - (int32_t)kx * n[7];
@@ -115,10 +115,9 @@ static void sp_conv_transpose_grad(const sp_args *a) {
         sp_correlate(a, &sp_views[a->r[0]], &sp_views[a->r[1]], 0, &sp_views[a->w[q]]);
 }
 
-/* Gradient of the weight, from wide and deep. */
-static void sp_conv_weight(const sp_args *a, const sp_view *wide, const sp_view *deep) {
-    const sp_view *w = &sp_views[a->w[0]];
-    const int32_t *n = a->n;
+/* Gradient of the weight, from wide and deep of samples [first, last); n: also the channels that are kept. */
+static void sp_conv_weight_of(const int32_t *n, const sp_view *wide, const sp_view *deep, const sp_view *w,
+                              uint32_t first, uint32_t last) {
     uint32_t per = (uint32_t)(n[9] / n[8]), dper = (uint32_t)(n[12] / n[8]), i = 0, b, d, c;
     int32_t ky, kx, y;
     for (d = 0; d < (uint32_t)n[15]; d++)
@@ -131,7 +130,7 @@ static void sp_conv_weight(const sp_args *a, const sp_view *wide, const sp_view 
                     uint32_t channel = d / dper * per + c;
                     float total = 0.0f;
                     if (hi > n[14]) hi = n[14];
-                    for (b = 0; b < SP_BATCH; b++)
+                    for (b = first; b < last; b++)
                         for (y = 0; y < n[13]; y++) {
                             int32_t iy = y * n[2] - n[4] + ky * n[6];
                             float part = 0.0f;
@@ -144,8 +143,16 @@ static void sp_conv_weight(const sp_args *a, const sp_view *wide, const sp_view 
                                 part += sp_ld(wide, &s, (uint32_t)(x * n[3] + shift)) * sp_ld(deep, &t, (uint32_t)x);
                             total += part;
                         }
-                    sp_put(w, 0, i++, total);
+                    sp_put(w, first, i++, total);
                 }
+}
+
+/* Of a weight that is an activation each sample has a gradient of its own. */
+static void sp_conv_weight(const sp_args *a, const sp_view *wide, const sp_view *deep) {
+    const sp_view *w = &sp_views[a->w[0]];
+    uint32_t b;
+    if (!w->batch) sp_conv_weight_of(a->n, wide, deep, w, 0, SP_BATCH);
+    for (b = 0; w->batch && b < SP_BATCH; b++) sp_conv_weight_of(a->n, wide, deep, w, b, b + 1u);
 }
 
 static void sp_conv_grad_weight(const sp_args *a) {

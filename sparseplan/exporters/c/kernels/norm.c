@@ -251,19 +251,26 @@ static void sp_embedding(const sp_args *a) {
         for (i = 0; i < (uint32_t)a->n[0]; i++) {
             uint32_t row = sp_min((uint32_t)sp_get(&sp_views[a->r[0]], b, i), (uint32_t)a->n[1] - 1u);
             for (d = 0; d < dim; d++)
-                sp_put(&sp_views[a->w[0]], b, i * dim + d, sp_get(&sp_views[a->r[1]], 0, row * dim + d));
+                sp_put(&sp_views[a->w[0]], b, i * dim + d, sp_get(&sp_views[a->r[1]], b, row * dim + d));
         }
 }
 
-static void sp_embedding_grad_weight(const sp_args *a) {
+static void sp_embedding_rows(const sp_args *a, uint32_t first, uint32_t last) {
     uint32_t b, i, d, r, dim = (uint32_t)a->n[2];
     for (r = 0; r < (uint32_t)a->n[1]; r++)
         for (d = 0; d < dim; d++) {
             float total = 0.0f;
-            for (b = 0; b < SP_BATCH; b++)
+            for (b = first; b < last; b++)
                 for (i = 0; i < (uint32_t)a->n[0]; i++)
                     if ((uint32_t)sp_get(&sp_views[a->r[1]], b, i) == r)
                         total += sp_get(&sp_views[a->r[0]], b, i * dim + d);
-            sp_put(&sp_views[a->w[0]], 0, r * dim + d, total);
+            sp_put(&sp_views[a->w[0]], first, r * dim + d, total);
         }
+}
+
+/* Of a table that is an activation each sample has a gradient of its own. */
+static void sp_embedding_grad_weight(const sp_args *a) {
+    uint32_t b, each = sp_views[a->w[0]].batch;
+    if (!each) sp_embedding_rows(a, 0, SP_BATCH);
+    for (b = 0; each && b < SP_BATCH; b++) sp_embedding_rows(a, b, b + 1u);
 }
