@@ -15,7 +15,16 @@ from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import InternalError, ProblemError
 from sparseplan.jsonio import MAX_BYTES, Node, load
 from sparseplan.plan import Plan
-from sparseplan.problem import INT8_PRICE, Problem, Term, resolve_choices, resolve_ties, resolve_values
+from sparseplan.problem import (
+    INT8_PRICE,
+    SAVINGS,
+    Problem,
+    Term,
+    resolve_choices,
+    resolve_ties,
+    resolve_values,
+    savings_lacking,
+)
 from sparseplan.solve.clock import Limits
 from sparseplan.solve.search import solve
 from sparseplan.sources import Source, imported
@@ -142,6 +151,9 @@ def problem(
         ties += resolve_ties(found, choices, given.ties)
         given = given.values
     worth = resolve_values(found, choices, given)
+    if savings == "all" or tuple(savings) == ("all",):
+        lacking = savings_lacking(target, batch, concat)
+        savings = tuple(name for name in SAVINGS if name not in lacking)
     return Problem(found, target, options, choices, least, worth, max_macs, more, ties, _texts(savings),
                    int8_price, max_seconds, max_joules, source.origin)  # fmt: skip
 
@@ -196,7 +208,8 @@ def plan(
             together (groups of name patterns that are updated together); savings (what may be done to hold
             less: "recompute" forward ops in the backward phase, "page" tensors to L3 and back and have accumulators
             there, "stream" frozen parameters from flash, save inputs in 8 bits with "int8", run groups of ops in
-            "stripes", "order" steps anew once all else is decided); int8_price (share of its value that an update
+            "stripes", "order" steps anew once all else is decided; or "all" that
+            the device can do); int8_price (share of its value that an update
             from an 8-bit input loses); max_seconds, max_joules (of one run, by the device's tables).
 
     Raises:

@@ -117,11 +117,9 @@ class Problem:
         for name in self.savings:
             if name not in SAVINGS:
                 raise ProblemError(f"savings={name!r} is unknown{near(str(name), SAVINGS)}")
-        for name, value, needed in (("batch", self.options.batch, 1), ("concat", self.options.concat, "split")):
-            if "stripes" in self.savings and value != needed:
-                raise ProblemError(f"savings='stripes' needs {name}={needed!r}, given {name}={value!r}; change one")
-        if "stream" in self.savings and self.stream_level is None:
-            raise ProblemError(f"savings='stream' needs flash or L3, which device {self.device.name!r} lacks; drop it")
+        for name, why in savings_lacking(self.device, self.options.batch, self.options.concat).items():
+            if name in self.savings:
+                raise ProblemError(f"savings={name!r} needs {why}; {'change one' if name == 'stripes' else 'drop it'}")
         object.__setattr__(self, "savings", tuple(n for n in SAVINGS if n in self.savings))
         for name, cap in (("max_seconds", self.max_seconds), ("max_joules", self.max_joules)):
             number = isinstance(cap, (int, float)) and not isinstance(cap, bool)
@@ -130,8 +128,6 @@ class Problem:
         price = self.int8_price
         if isinstance(price, bool) or not isinstance(price, (int, float)) or not 0 <= price <= 1:
             raise ProblemError(f"int8_price={price!r} must be a share from 0 to 1 of an update's worth")
-        if "page" in self.savings and not self.device.has(PAGE_LEVEL):
-            raise ProblemError(f"savings='page' needs {PAGE_LEVEL}, which device {self.device.name!r} lacks; drop it")
         object.__setattr__(self, "terms", tuple(self.terms))
         object.__setattr__(self, "ties", tuple(tuple(tie) for tie in self.ties))
         self._check_terms()
@@ -236,6 +232,19 @@ class Problem:
             if asked:
                 least.update(next(v for v in self.joint_levels(tie) if all(v[p] >= r for p, r in asked.items())))
         return least
+
+
+def savings_lacking(device: Device, batch: int = 1, concat: str = "split") -> dict[str, str]:
+    """Savings that cannot be had on a device, or with a batch or a way to read concats, and what each needs."""
+    found = {}
+    if not device.has(PAGE_LEVEL):
+        found["page"] = f"{PAGE_LEVEL}, which device {device.name!r} lacks"
+    if not device.has("flash") and not device.has(PAGE_LEVEL):
+        found["stream"] = f"flash or {PAGE_LEVEL}, which device {device.name!r} lacks"
+    for name, value, needed in (("batch", batch, 1), ("concat", concat, "split")):
+        if value != needed:
+            found["stripes"] = f"{name}={needed!r}, given {name}={value!r}"
+    return found
 
 
 def _check_value(v: object, what: str) -> None:

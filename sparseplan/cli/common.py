@@ -13,13 +13,14 @@ from typing import Any
 
 from sparseplan import api
 from sparseplan.builder import init_parameters
-from sparseplan.device import custom, load_device
+from sparseplan.cli.losses import planned_loss
+from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import NetworkError, ProblemError, near
 from sparseplan.importers import Imported
 from sparseplan.network import Network
 from sparseplan.origin import Origin, weights_sha256
 from sparseplan.plan import Plan
-from sparseplan.problem import SAVINGS, Problem, resolve_choices
+from sparseplan.problem import SAVINGS, Problem, resolve_choices, savings_lacking
 from sparseplan.run.schedules import DROPS, LrSchedule
 from sparseplan.run.settings import EarlyStopping, TrainSettings
 from sparseplan.sources import folded, imported, plan_weights
@@ -136,10 +137,13 @@ def plan_weights_of(args: argparse.Namespace, plan: Plan, drawn: bool = False) -
 
 
 def task_of(args: argparse.Namespace) -> Task:
-    """The task that ``--task`` names."""
-    name = args.task or "depth"
-    progress(f"loading task {name}")
-    return get_task(name)
+    """The task that ``--task`` names, read once."""
+    known: Task | None = getattr(args, "_task", None)
+    if known is None:
+        name = args.task or "depth"
+        progress(f"loading task {name}")
+        known = args._task = get_task(name)
+    return known
 
 
 def choices_of(args: argparse.Namespace, network: Network) -> dict[str, tuple[float, ...]]:
@@ -200,11 +204,15 @@ def training_settings(args: argparse.Namespace, start: TrainSettings) -> TrainSe
     return replace(start, **changes)
 
 
-def savings_of(text: str) -> tuple[str, ...]:
-    """What may be done to hold less: names with commas between, or all."""
-    if text == "all":
-        return SAVINGS
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def savings_of(args: argparse.Namespace, device: Device) -> tuple[str, ...]:
+    """What may be done to hold less: names with commas between, or all that the device can do."""
+    if args.savings.strip() != "all":
+        return tuple(part.strip() for part in args.savings.split(",") if part.strip())
+    lacking = savings_lacking(device, args.batch, args.concat)
+    if lacking:
+        told = "; ".join(f"{name} needs {why}" for name, why in lacking.items())
+        print(f"note: --savings all is without {' and '.join(lacking)}: {told}", file=sys.stderr)
+    return tuple(name for name in SAVINGS if name not in lacking)
 
 
 def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
@@ -212,17 +220,20 @@ def problem_of(args: argparse.Namespace, need_budget: bool = True) -> Problem:
     origin = origin_of(args)
     network = origin.network
     if need_budget and args.device is None and args.l2 is None:
-        raise ProblemError("device=None and l2=None: give --device (see `sparseplan devices`) or --l2, such as 600kB")
+        raise ProblemError("no budget is given: --device (see `sparseplan devices`) or --l2, such as 600kB")
     options = {name: getattr(args, name) for name in (
-        "l1", "l2", "dtype", "batch", "optimizer", "gradients", "frozen", "concat", "alignment", "loss", "may", "must",
+        "l1", "l2", "dtype", "batch", "optimizer", "gradients", "frozen", "concat", "alignment", "may", "must",
         "never", "max_macs", "int8_price", "max_seconds", "max_joules",
     )}  # fmt: skip
+    task = task_of(args) if args.task is not None or args.value in _WITH_DATA else None
+    options["loss"], options["loss_attrs"] = planned_loss(args.loss, task)
     options["fractions"] = fractions_of(args.fractions)
-    options["savings"] = savings_of(args.savings)
+    device = load_device(args.device) if args.device else custom()
+    options["savings"] = savings_of(args, device)
     if args.together != "parameter":
         options["together"] = [unit.parameters for unit in named_units(network, args.together)]
     options["values"] = values_of(args, network)
-    made = api.problem(origin, load_device(args.device) if args.device else custom(), **options)
+    made = api.problem(origin, device, **options)
     if args.weights:
         given = weights_of(args, network)
         made = replace(made, origin=Origin(args.weights, weights_sha256(given)))

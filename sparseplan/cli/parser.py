@@ -119,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     _task_argument(sub)
     _weights_argument(sub)
     sub.add_argument("--seed", type=_seed, default=0, help="of --weights random (default %(default)s)")
+    sub.add_argument("--loss", help="to train with, where the plan's and the task's differ (an error without)")
     sub.add_argument("--full", action="store_true", help="also train every parameter that can be updated")
     sub.add_argument("--arena", action="store_true", help="train inside the plan's arena, as the plan says, to the end")
     _training_arguments(sub)
@@ -161,7 +162,8 @@ def _plan_arguments(sub: argparse.ArgumentParser, limit: float) -> None:
     add("--frozen", default="l2", help="where parameters live that are not updated: l2, l3 or flash")
     add("--concat", default="split", help="split: kernels read concats in parts; adjoin: as one (default %(default)s)")
     add("--alignment", type=_positive, help="of buffers, in bytes (default: the device's)")
-    add("--loss", default="l1", help="l1, huber, mse, berhu or cross_entropy (default %(default)s)")
+    add("--loss", help="l1, huber, mse, berhu or cross_entropy (default: that of --task where its data are looked at, "
+        "else l1)")  # fmt: skip
     add(
         "--value",
         default="elements",
@@ -183,8 +185,8 @@ def _plan_arguments(sub: argparse.ArgumentParser, limit: float) -> None:
         help="cap on the joules of a training step",
     )
     add("--savings", default="", metavar=",".join(SAVINGS),
-        help="what may be done to hold less, or all: run forward ops again; page tensors to L3 and back; stream frozen "
-             "parameters from flash; save inputs in 8 bits; run groups of ops in stripes; reorder steps")  # fmt: skip
+        help="what may be done to hold less, or all that the device can do: run forward ops again; page tensors to "
+             "L3 and back; stream frozen parameters from flash; save inputs in 8 bits; run groups of ops in stripes; reorder steps")  # fmt: skip
     add("--int8-price", type=_share, default=INT8_PRICE, metavar="SHARE",
         help="share of its value that an update from an input in 8 bits loses (default %(default)s)")  # fmt: skip
     add("--time-limit", type=_limit, default=limit, metavar="S",

@@ -22,6 +22,7 @@ from sparseplan.cli.common import (
     weights_of,
     writable,
 )
+from sparseplan.cli.losses import trained_loss
 from sparseplan.demo import demo
 from sparseplan.errors import ProblemError, near
 from sparseplan.measuring import fitted, measure_units, measured_values
@@ -45,13 +46,14 @@ def check(args: argparse.Namespace) -> int:
     if not plan.feasible:
         raise ProblemError(f"plan {args.plan!r} has status {plan.status}: there is nothing to train with")
     task = task_of(args)
+    start = trained_loss(args.loss, plan, task, args.arena)
     weights, _ = plan_weights_of(args, plan)
     # in the arena, the plan says itself what is updated
     sets = {} if args.arena else {"planned": dict(plan.update)}
     if args.full:
         # what the problem allows beyond that was asked for: int8 parameters
         sets["full"] = {**UpdateSet.all(net).fractions, **dict.fromkeys(plan.problem.choices, 1.0)}
-    settings = _arena_settings(args, plan, task) if args.arena else training_settings(args, task.settings)
+    settings = _arena_settings(args, plan, task) if args.arena else training_settings(args, start)
     result: CheckReport = check_sets(
         net, weights, sets, task, seeds=args.seeds, jobs=args.jobs, settings=settings, store=args.store,
         plans={"planned": plan} if args.arena else None, progress=progress,
