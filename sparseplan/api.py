@@ -25,6 +25,7 @@ from sparseplan.problem import (
     resolve_values,
     savings_lacking,
 )
+from sparseplan.scalars import plain_arguments
 from sparseplan.solve.clock import Limits
 from sparseplan.solve.search import solve
 from sparseplan.sources import Source, imported
@@ -99,6 +100,7 @@ def _fraction(text: str, where: str) -> float:
         raise ProblemError(f"{where}: fraction={text!r} is no number such as 0.25 or 1/4") from None
 
 
+@plain_arguments
 def problem(
     net: Source,
     device: Device | str | os.PathLike[str] | None = None,
@@ -180,6 +182,7 @@ def limits_of(time_limit: float | None, seed: int) -> Limits:
     return Limits(float(time_limit), seed)
 
 
+@plain_arguments
 def plan(
     net: Source | Problem,
     device: Device | str | os.PathLike[str] | None = None,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sparseplan.errors import DataError, NetworkError, OpError, near
 from sparseplan.network import Attr, Network, Op, Tensor
 from sparseplan.ops.base import infos, op_def, resolve
+from sparseplan.scalars import plain_arguments
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -34,11 +35,13 @@ class NetworkBuilder:
         self._tensors: dict[str, Tensor] = {}
         self._ops: dict[str, Op] = {}
 
+    @plain_arguments
     def input(self, name: str, shape: Sequence[int], dtype: str | None = None) -> str:
         """Declare a network input of ``shape`` (per sample); ``dtype="i32"`` for one that holds integers."""
         self._add(Tensor(name, tuple(shape), "input", dtype))
         return name
 
+    @plain_arguments
     def op(
         self,
         kind: str,
@@ -196,6 +199,7 @@ def _shapes(
         raise OpError(f"{where} ({kind}): {error}") from None
 
 
+@plain_arguments
 def init_parameters(network: Network, seed: int = 0) -> dict[str, FloatArray]:
     """Every parameter of a network, drawn as PyTorch's layers do by default.
 

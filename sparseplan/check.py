@@ -19,6 +19,7 @@ from sparseplan.plan import Plan
 from sparseplan.run import TrainSettings, plan_settings, predict
 from sparseplan.run.adapt import LEARNING_RATES
 from sparseplan.run.settings import check_count
+from sparseplan.scalars import plain, plain_arguments
 from sparseplan.tables import table
 from sparseplan.tasks.base import Task
 
@@ -107,6 +108,7 @@ class CheckReport:
         ]  # fmt: skip
 
 
+@plain_arguments
 def train_sets(
     network: Network,
     parameters: Mapping[str, Array],
@@ -132,6 +134,7 @@ def train_sets(
     return {name: tuple(run["metrics"] for run in runs) for name, runs in found.items()}
 
 
+@plain_arguments
 def check(
     network: Network,
     parameters: Mapping[str, Array],
@@ -239,7 +242,7 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     if isinstance(seeds, (int, bool, float)):
         check_count("seeds", seeds)
         return list(range(int(seeds)))
-    chosen = list(seeds)
+    chosen = plain(list(seeds))
     for seed in chosen:
         check_count("seed", seed, 0)
     if not chosen or len(set(chosen)) < len(chosen):

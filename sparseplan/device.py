@@ -40,6 +40,7 @@ from sparseplan.rates import (
     check_rate,
     short,
 )
+from sparseplan.scalars import plain_arguments, plain_fields
 from sparseplan.units import parse_bytes
 
 __all__ = [
@@ -75,6 +76,7 @@ class Level:
     source: str = ""
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.name not in LEVELS:
             raise DeviceError(f"level name={self.name!r} is unknown{near(str(self.name), LEVELS)}")
         _check_size(f"level {self.name}: bytes", self.bytes, optional=True)
@@ -133,6 +135,7 @@ class Device:
     byte_energy: tuple[ByteEnergy, ...] = ()
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if not isinstance(self.name, str) or not self.name or len(self.name) > 128:
             raise DeviceError(f"device name={short(self.name)} must be a string of 1 to 128 characters")
         for key in ("title", "notes"):
@@ -197,6 +200,7 @@ class Device:
         """Joules of moving a byte from one level to another; None when not known."""
         return _value(self.byte_energy, (source, target))
 
+    @plain_arguments
     def with_budget(
         self, l1: str | int | None = None, l2: str | int | None = None, alignment: int | None = None
     ) -> Device:
@@ -228,6 +232,7 @@ def _value(rows: Iterable[DmaRate | DmaStart | Power | MacEnergy | ByteEnergy], 
     return next((row.value for row in rows if row.key == key), None)
 
 
+@plain_arguments
 def custom(l1: str | int | None = None, l2: str | int | None = None, alignment: int = 1) -> Device:
     """A nameless device from plain budgets: without ``l1`` there is no scratchpad, without ``l2``
     the RAM is not bounded. Tiles are double-buffered, the safer assumption. Flash is not bounded.

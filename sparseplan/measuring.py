@@ -14,6 +14,7 @@ from sparseplan.longwork import Store
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.run import TrainSettings
+from sparseplan.scalars import plain_arguments
 from sparseplan.tasks.base import Task
 from sparseplan.value import parameter_count
 from sparseplan.value.common import Choices
@@ -25,6 +26,7 @@ from sparseplan.value.units import Unit
 from sparseplan.value.valuefile import ValueTable
 
 
+@plain_arguments
 def measure_units(
     network: Network,
     parameters: Mapping[str, Array],

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import networkx as nx
 
 from sparseplan.errors import NetworkError, near
+from sparseplan.scalars import plain_fields
 
 Role = Literal["input", "activation", "parameter"]
 Attr = int | float | str | bool | tuple[int, ...]
@@ -69,6 +70,7 @@ class Tensor:
     scale: float | None = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         where = f"tensor {check_name(self.name, 'tensor')!r}"
         if not isinstance(self.shape, tuple) or len(self.shape) > MAX_RANK or not all(map(_is_int, self.shape)):
             raise NetworkError(
@@ -119,6 +121,7 @@ class Op:
     attrs: Mapping[str, Attr] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         where = f"op {check_name(self.name, 'op')!r}"
         check_name(self.kind, f"{where}: kind")
         if isinstance(self.inputs, str) or not isinstance(self.inputs, Sequence):

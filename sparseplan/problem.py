@@ -14,6 +14,7 @@ from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import infos, op_def
 from sparseplan.origin import Origin
+from sparseplan.scalars import plain, plain_arguments, plain_fields
 from sparseplan.steps import (
     FRACTIONS,
     MAIN,
@@ -77,6 +78,7 @@ class Problem:
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         alignment = self.device.level(MAIN).alignment
         if self.options.alignment != alignment:
             raise ProblemError(
@@ -308,6 +310,7 @@ class _Able:
         )
 
 
+@plain_arguments
 def resolve_choices(
     network: Network,
     may: Sequence[str] = (),
@@ -331,7 +334,7 @@ def resolve_choices(
         ProblemError: a pattern that matches nothing, or only what can never be updated, or ``must`` and ``never``
             on one parameter.
     """
-    fractions = tuple(fractions)
+    fractions = plain(tuple(fractions))
     for r in fractions:
         if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1:
             raise ProblemError(f"fraction={r!r} must be a number in (0, 1]")
@@ -373,6 +376,7 @@ def resolve_choices(
     return choices, least
 
 
+@plain_arguments
 def resolve_values(
     network: Network, choices: Mapping[str, Sequence[float]], given: Mapping[str, Any] | None = None
 ) -> dict[str, dict[float, float]]:

@@ -36,6 +36,7 @@ from typing import Any, ClassVar, TypeVar
 from sparseplan.dtypes import BITS
 from sparseplan.errors import DeviceError, near
 from sparseplan.jsonio import Node
+from sparseplan.scalars import plain_fields
 
 LEVELS = ("L1", "L2", "L3", "flash")
 MODES = ("active", "idle")
@@ -56,6 +57,7 @@ class _Row:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for key, text in (("op", self.op), ("pass", self.pass_), ("dtype", self.dtype)):
             if not isinstance(text, str) or not text:
                 raise DeviceError(f"{self.table}: {key}={text!r} must be a name or '*'")
@@ -104,6 +106,7 @@ class _PairRow:
     origin: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for key, name in (("from", self.source), ("to", self.target)):
             if name not in LEVELS:
                 raise DeviceError(f"{self.table}: {key}={name!r} is no level{near(str(name), LEVELS)}")
@@ -151,6 +154,7 @@ class Power:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.mode not in MODES:
             raise DeviceError(f"{self.table}: mode={self.mode!r} is unknown{near(str(self.mode), MODES)}")
         check_rate(f"{self.table}: value", self.value)
@@ -174,6 +178,7 @@ class MacEnergy:
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.dtype != "*" and self.dtype not in BITS:
             raise DeviceError(f"{self.table}: dtype={self.dtype!r} is unknown{near(str(self.dtype), BITS)}")
         check_rate(f"{self.table}: value", self.value)

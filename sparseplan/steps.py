@@ -11,6 +11,7 @@ from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import PlanError, ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
+from sparseplan.scalars import plain_fields
 
 #: fractions of a parameter's input channels that may be updated, by default
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
@@ -63,6 +64,7 @@ class TrainingOptions:
     concat: str = "split"
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.dtype not in TRAINABLE:
             raise ProblemError(f"dtype={self.dtype!r} cannot be trained in{near(str(self.dtype), TRAINABLE)}")
         if isinstance(self.batch, bool) or not isinstance(self.batch, int) or not 1 <= self.batch <= 2**20:
@@ -99,6 +101,7 @@ class UpdateSet:
     fractions: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for name, fraction in self.fractions.items():
             good = isinstance(fraction, (int, float)) and not isinstance(fraction, bool) and 0 < fraction <= 1
             if not good:

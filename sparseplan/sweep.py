@@ -23,6 +23,7 @@ from sparseplan.api import limits_of
 from sparseplan.errors import InternalError, OutputError, ProblemError
 from sparseplan.planfile import write_plan
 from sparseplan.problem import Problem
+from sparseplan.scalars import plain, plain_arguments
 from sparseplan.solve.clock import Clock, Limits
 from sparseplan.solve.front import AXES, EFFORT, POINT, Found, Window, bounded, cost_of, share, walk
 from sparseplan.solve.pipeline import Effort
@@ -88,6 +89,7 @@ class Front:
         """Whether every point is optimal at its budget, and nothing is open between them."""
         return not self.windows and all(p.status == "OPTIMAL" for p in self.points)
 
+    @plain_arguments
     def thin(self, count: int) -> Front:
         """About ``count`` points, evenly spread over the axis, the first and the last among them.
 
@@ -188,6 +190,7 @@ def _point(found: Found, plans: str | None, mark: str = "") -> FrontPoint:
     )  # fmt: skip
 
 
+@plain_arguments
 def pareto(
     problem: Problem,
     axis: str = "l2",
@@ -356,7 +359,7 @@ def _sampled(
     problem: Problem, axis: str, solved: str, budgets: Sequence[int], scale: float, clock: Clock, folder: str | None
 ) -> Front:
     found, cut = [], False
-    asked = sorted(set(budgets))
+    asked = sorted(set(plain(list(budgets))))
     for i, budget in enumerate(asked):
         if isinstance(budget, bool) or not isinstance(budget, (int, float)) or budget <= 0:
             raise ProblemError(f"budget={budget!r} must be above 0")

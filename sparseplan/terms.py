@@ -16,6 +16,7 @@ from typing import Any
 
 from sparseplan.errors import ProblemError
 from sparseplan.jsonio import Node
+from sparseplan.scalars import plain_fields
 
 
 def _number(v: object) -> bool:
@@ -36,6 +37,7 @@ class Pair:
     value: float
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for name in ("a", "b"):
             part = getattr(self, name)
             if not part:
@@ -83,6 +85,7 @@ class Saturation:
     points: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if not self.weights:
             raise ProblemError("saturation: weights name no parameter; name at least one")
         frozen = {}

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sparseplan.errors import ProblemError
+from sparseplan.scalars import plain_arguments
 
 _UNITS = {
     "": 1, "b": 1,
@@ -20,6 +21,7 @@ _UNITS = {
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
 
 
+@plain_arguments
 def parse_bytes(text: str | int) -> int:
     """Bytes from ``1200000``, ``"1.2MB"``, ``"128KiB"``.
 

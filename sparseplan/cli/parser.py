@@ -185,8 +185,9 @@ def _plan_arguments(sub: argparse.ArgumentParser, limit: float) -> None:
         help="cap on the joules of a training step",
     )
     add("--savings", default="", metavar=",".join(SAVINGS),
-        help="what may be done to hold less, or all that the device can do: run forward ops again; page tensors to "
-             "L3 and back; stream frozen parameters from flash; save inputs in 8 bits; run groups of ops in stripes; reorder steps")  # fmt: skip
+        help="what may be done to hold less, or all that the device can do: run forward ops again; page tensors to L3 "
+             "and back; stream frozen parameters from flash; save inputs in 8 bits; run groups of ops in stripes; "
+             "reorder steps")  # fmt: skip
     add("--int8-price", type=_share, default=INT8_PRICE, metavar="SHARE",
         help="share of its value that an update from an input in 8 bits loses (default %(default)s)")  # fmt: skip
     add("--time-limit", type=_limit, default=limit, metavar="S",

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network, Op
 from sparseplan.ops import OpInfo, resolve
+from sparseplan.scalars import plain_fields
 
 #: bits of an element of a weight or a saved input, and of a bias
 WEIGHT_BITS, BIAS_BITS = 8, 32
@@ -43,6 +44,7 @@ class Scheme:
     weights: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if isinstance(self.biases, bool) or not isinstance(self.biases, int) or self.biases < 0:
             raise ProblemError(f"biases={self.biases!r} must be a whole number, at least 0")
         for i, ratio in self.weights.items():

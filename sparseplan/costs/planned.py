@@ -15,6 +15,7 @@ from sparseplan.network import Network
 from sparseplan.ops import OpInfo, infos
 from sparseplan.plan import Plan, PlannedTile
 from sparseplan.rates import best_row
+from sparseplan.scalars import plain_arguments
 from sparseplan.steps import Step, Value
 
 #: phases of a training step, by kind of step; kinds not listed are part of backward
@@ -153,6 +154,7 @@ class PlanCosts:
             raise DeviceError(self.unknown)
         return self
 
+    @plain_arguments
     def for_training(self, samples: int, epochs: int = 1, accumulate: int = 1) -> Training:
         """A whole training: every sample once an epoch, ``batch`` of them a run.
 

@@ -30,6 +30,7 @@ from sparseplan.run.machine import GUARD_BYTES, Machine, claimed_bytes
 from sparseplan.run.oracle import Oracle, Outcome, differences
 from sparseplan.run.settings import TrainSettings, check_count
 from sparseplan.run.spread import spread
+from sparseplan.scalars import plain_arguments
 from sparseplan.steps import TARGET
 
 #: learning rates where none is given, for batches of one in bf16. A task's own are for Adam on
@@ -92,6 +93,7 @@ class AdaptReport:
         }
 
 
+@plain_arguments
 def plan_settings(plan: Plan, settings: TrainSettings | None = None, **changes: Any) -> TrainSettings:
     """Settings that train as the plan does: its optimizer, dtype, batch, loss and gradients.
 
@@ -139,6 +141,7 @@ def _check(plan: Plan, settings: TrainSettings) -> None:
         )
 
 
+@plain_arguments
 def adapt(
     plan: Plan,
     parameters: Mapping[str, Array],

@@ -10,6 +10,7 @@ import numpy as np
 
 from sparseplan.errors import ProblemError, near
 from sparseplan.ops.base import Array
+from sparseplan.scalars import plain_fields
 from sparseplan.steps import OPTIMIZERS
 
 
@@ -37,6 +38,7 @@ class Optimizer:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.kind not in OPTIMIZERS:
             raise ProblemError(f"optimizer={self.kind!r} is unknown{near(str(self.kind), OPTIMIZERS)}")
         checks = [("lr", self.lr, math.inf), ("weight_decay", self.weight_decay, math.inf),

@@ -21,6 +21,7 @@ from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.oracle import Oracle, Outcome, arithmetic_of, differences, greatest
 from sparseplan.run.reference import reference
 from sparseplan.run.spread import spread
+from sparseplan.scalars import plain_arguments
 from sparseplan.steps import TARGET, packed_parameters
 
 
@@ -103,6 +104,7 @@ class RunReport:
         }
 
 
+@plain_arguments
 def run(
     plan: Plan,
     parameters: Mapping[str, Array] | None = None,

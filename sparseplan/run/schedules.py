@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sparseplan.errors import ProblemError, near
+from sparseplan.scalars import plain_fields
 
 #: kinds of schedules
 SCHEDULES = ("constant", "step", "cosine", "linear")
@@ -42,6 +43,7 @@ class LrSchedule:
     last: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if self.kind not in SCHEDULES:
             raise ProblemError(f"schedule={self.kind!r} is unknown{near(str(self.kind), SCHEDULES)}")
         if isinstance(self.warmup, bool) or not isinstance(self.warmup, (int, float)) or not 0 <= self.warmup < 1:

@@ -10,6 +10,7 @@ from typing import Any
 from sparseplan.errors import ProblemError
 from sparseplan.run.optimizers import Optimizer
 from sparseplan.run.schedules import LrSchedule, check_drops, dropped
+from sparseplan.scalars import plain_fields
 from sparseplan.steps import TrainingOptions
 
 
@@ -35,6 +36,7 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_count("patience", self.patience)
         number = isinstance(self.min_delta, (int, float)) and not isinstance(self.min_delta, bool)
         if not number or not 0 <= self.min_delta < math.inf:
@@ -84,6 +86,7 @@ class TrainSettings:
     stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         self.rule()  # checks the optimizer's numbers
         for name in ("epochs", "batch", "accumulate"):
             check_count(name, getattr(self, name))

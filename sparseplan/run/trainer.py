@@ -24,6 +24,7 @@ from sparseplan.run.execute import Clock, Executor
 from sparseplan.run.fitting import Augment, Progress, TrainResult, Validation, by_array, check_data, fit, weights_of
 from sparseplan.run.forward import predict
 from sparseplan.run.settings import EarlyStopping, TrainSettings
+from sparseplan.scalars import plain_arguments
 from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet
 
 __all__ = [
@@ -107,6 +108,7 @@ class Trainer:
         self.clock.count += 1
         return found
 
+    @plain_arguments
     def gradients(self, x: Mapping[str, Array], target: Array) -> tuple[float, dict[str, Array]]:
         """The loss and the gradient of every updated parameter (cut where updated in part)."""
         self._only_fused("gradients")
@@ -167,6 +169,7 @@ def gradients(
     return Trainer(network, params, update, settings).gradients(arrays, labels)
 
 
+@plain_arguments
 def train(
     network: Network,
     params: Mapping[str, Array],

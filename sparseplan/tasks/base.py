@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sparseplan.errors import DataError, near
 from sparseplan.run.samples import Samples
 from sparseplan.run.trainer import TrainSettings
+from sparseplan.scalars import plain_arguments
 
 Array = NDArray[Any]
 Better = Literal["lower", "higher"]
@@ -97,6 +98,7 @@ class Task(ABC):
         """Attributes of the loss."""
         return self.settings.loss_attrs
 
+    @plain_arguments
     def samples(self, count: int | None = None, seed: int = 0) -> Samples:
         """``count`` training samples drawn without replacement, in their order (all of them without)."""
         if count is None or count >= len(self.train):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sparseplan.errors import DataError, near
 from sparseplan.run.trainer import TrainSettings
+from sparseplan.scalars import plain_arguments
 from sparseplan.tasks.base import Array, Better, Split, Task
 from sparseplan.tasks.metrics import DEPTH_METRICS, depth_metrics
 from sparseplan.tasks.scenes import TARGET, Domain, render
@@ -166,6 +167,7 @@ def _spread(depth: Array | float, shape: tuple[int, ...]) -> F32:
     return flat.reshape(shape)
 
 
+@plain_arguments
 def depth_task(
     seed: int = 0,
     n_train: int = 512,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sparseplan.errors import DataError, MissingExtraError, near
 from sparseplan.run.trainer import TrainSettings
+from sparseplan.scalars import plain_arguments, plain_fields
 from sparseplan.tasks.base import Array, Split
 from sparseplan.tasks.classify import ClassificationTask
 
@@ -56,6 +57,7 @@ class DigitsDomain:
     noise: Range
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for label in ("turn", "zoom", "move", "paper", "ink", "light", "noise"):
             low, high = getattr(self, label)
             if not (math.isfinite(low) and math.isfinite(high) and low <= high):
@@ -138,6 +140,7 @@ class DigitsTask(ClassificationTask):
         return padded[which, :, rows + down, columns + right].transpose(0, 3, 1, 2), target
 
 
+@plain_arguments
 def digits_task(
     seed: int = 0, n_train: int = 384, n_val: int = 128, n_test: int = 388, domain: str | DigitsDomain = TARGET
 ) -> DigitsTask:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sparseplan.errors import DataError, near
+from sparseplan.scalars import plain_arguments
 from sparseplan.tasks.base import Task
 from sparseplan.tasks.folders import folder_task
 from sparseplan.tasks.npz import npz_task
@@ -20,6 +21,7 @@ def is_path(name: str) -> bool:
     return os.sep in plain or "/" in plain or plain.endswith(".npz") or os.path.exists(plain)
 
 
+@plain_arguments
 def load_task(path: str | os.PathLike[str], labels: str | None = None, share: int | None = None) -> Task:
     """The task in an npz file or a folder; see `sparseplan.tasks.npz` and `sparseplan.tasks.folders`.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparseplan.errors import DataError, near
+from sparseplan.scalars import plain_fields
 
 F32 = NDArray[np.float32]
 
@@ -44,6 +45,7 @@ class TofSensor:
     dropout_far: float = 0.5
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if isinstance(self.zones, bool) or not isinstance(self.zones, int) or self.zones < 1:
             raise DataError(f"zones={self.zones!r} must be an integer of at least 1")
         for label, high in (

@@ -16,6 +16,7 @@ from sparseplan.network import Network
 from sparseplan.ops.opaque import Opaque
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem, resolve_choices, resolve_values
+from sparseplan.scalars import plain_arguments
 from sparseplan.solve.cpsat import Limits
 from sparseplan.steps import MAIN, PAGE_LEVEL, TrainingOptions, UpdateSet
 from sparseplan.tables import table
@@ -230,6 +231,7 @@ def _theorems(cases: _Cases) -> dict[str, Callable[[int], None]]:
     }
 
 
+@plain_arguments
 def selftest(
     network: Network,
     *,

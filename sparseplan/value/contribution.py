@@ -25,6 +25,7 @@ from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.run.trainer import TrainSettings, predict, train
+from sparseplan.scalars import plain_fields
 from sparseplan.value.common import Choices, Table, levels_of
 from sparseplan.value.costs import Values
 from sparseplan.value.units import Unit, check_units, members, set_name
@@ -76,6 +77,7 @@ class Measured:
     scores: Mapping[str, tuple[float, ...]]
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if BASE not in self.sets:
             raise ProblemError(f"measured sets lack {BASE!r}, the baseline of all gains; measure it too")
         for name in {**self.sets, **self.scores}:

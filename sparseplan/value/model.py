@@ -19,6 +19,7 @@ import numpy as np
 from sparseplan.errors import ProblemError, near
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
+from sparseplan.scalars import plain_fields
 from sparseplan.terms import Pair, Saturation
 from sparseplan.value.common import Choices, Table
 from sparseplan.value.contribution import BEND, Measured, distribute, groups_measured
@@ -54,6 +55,7 @@ class Observation:
     n: int = 1
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if isinstance(self.units, str):
             raise ProblemError(f"units={self.units!r} must be a collection of names")
         object.__setattr__(self, "units", frozenset(self.units))

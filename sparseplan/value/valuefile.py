@@ -20,6 +20,7 @@ from sparseplan.errors import ProblemError, near
 from sparseplan.jsonio import MAX_INT, Node, dump, load
 from sparseplan.network import Network
 from sparseplan.problem import MOST_VALUE
+from sparseplan.scalars import plain_fields
 from sparseplan.terms import Term, fractions_from_node, fractions_to_dict, term_from_node, term_to_dict
 from sparseplan.value.common import Choices
 from sparseplan.value.costs import Values
@@ -52,6 +53,7 @@ class ValueTable:
     ties: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if not self.measure or not self.measure.isprintable():
             raise ProblemError(f"measure={self.measure!r} must be a name")
         table = {}

@@ -13,8 +13,10 @@ import math
 from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import NetworkError
 from sparseplan.network import Network
+from sparseplan.scalars import plain_arguments
 
 
+@plain_arguments
 def cct(
     name: str,
     *,

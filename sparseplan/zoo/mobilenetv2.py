@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import NetworkError
 from sparseplan.network import Network
+from sparseplan.scalars import plain_arguments
 
 #: (expansion t, channels c, blocks n, stride of the first s): table 2 of the paper
 STAGES: tuple[tuple[int, int, int, int], ...] = (
@@ -34,6 +35,7 @@ def _channels(wanted: float, divisor: int) -> int:
     return nearest if nearest >= 0.9 * wanted else nearest + divisor
 
 
+@plain_arguments
 def mobilenetv2(
     name: str = "mobilenetv2",
     *,

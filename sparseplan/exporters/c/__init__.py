@@ -24,6 +24,7 @@ from sparseplan.exporters.c.lowering import MOST_FLOAT, Hyper, Lowering
 from sparseplan.exporters.c.storage import encoded
 from sparseplan.exporters.c.text import Argument, Parameter, Program, header, identifier, source
 from sparseplan.plan import Plan
+from sparseplan.scalars import plain_arguments
 from sparseplan.steps import TARGET
 from sparseplan.verify import verify
 
@@ -61,6 +62,7 @@ class CExport:
         object.__setattr__(self, "ram_bytes", MappingProxyType(dict(self.ram_bytes)))
 
 
+@plain_arguments
 def export(
     plan: Plan,
     parameters: Mapping[str, npt.NDArray[Any]],
@@ -98,6 +100,7 @@ def export(
     return CExport(name, made.header, made.source, made.ram_bytes, made.constant_bytes, files)
 
 
+@plain_arguments
 def generate(
     plan: Plan,
     parameters: Mapping[str, npt.NDArray[Any]],

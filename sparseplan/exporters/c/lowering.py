@@ -16,6 +16,7 @@ from sparseplan.exporters.c.context import LOWER, LOWER_AUX, Context
 from sparseplan.exporters.c.views import Places, Views
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 from sparseplan.plan import Plan
+from sparseplan.scalars import plain_fields
 from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Arg, Step, TrainingOptions
 
 #: the families of ops that enter their kernels in LOWER
@@ -38,6 +39,7 @@ class Hyper:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         if len(self.betas) != 2:
             raise ExportError(f"betas={self.betas!r} must be two numbers")
         checks = [

@@ -1,0 +1,49 @@
+"""NumPy's scalars as Python's numbers, wherever users hand them in."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def plain(value: Any) -> Any:
+    """``value`` with the NumPy scalars in it, also those in mappings, tuples and lists, as Python's; arrays stay.
+
+    What holds none is given back as it is, uncopied.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        made = {plain(k): plain(v) for k, v in value.items()}
+        same = all(type(k) is type(m) and value[k] is v for k, (m, v) in zip(value, made.items(), strict=False))
+        return value if same else made
+    if type(value) in (tuple, list):
+        items = [plain(v) for v in value]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
+    return value
+
+
+def plain_fields(instance: Any) -> None:
+    """Make the fields of a dataclass plain, frozen or not: the first thing that ``__post_init__`` does."""
+    for field in dataclasses.fields(instance):
+        old = getattr(instance, field.name)
+        new = plain(old)
+        if new is not old:
+            object.__setattr__(instance, field.name, new)
+
+
+def plain_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that takes NumPy's scalars wherever it takes numbers."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kept: P.kwargs) -> T:
+        return function(*(plain(a) for a in args), **{k: plain(v) for k, v in kept.items()})
+
+    return called
