@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparseplan.importers.aten.base import Call, Result, Unsaid, floats, rule
-from sparseplan.importers.aten.layers import along, extents, padded
+from sparseplan.importers.aten.layers import along, extents
 from sparseplan.importers.aten.reduce import places
 from sparseplan.importers.draft import Array, Attr, Made, Value
+from sparseplan.importers.pooling import beyond, pooled
+from sparseplan.importers.resampling import blended, taken
 
 #: most entries of a window whose place fits a byte
 _MOST = 256
@@ -19,39 +21,26 @@ _MOST = 256
 @rule("max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool1d_with_indices", "max_pool3d")
 def _max_pool(c: Call) -> Result:
     x = c.made()
-    y = _pool(c, x, "max_pool", {})
+    y = _pool(c, x, "max_pool")
     return [y, *places(c, x)] if c.op.endswith("indices") else y
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def _avg_pool(c: Call) -> Value:
-    if c.get("divisor_override"):
-        raise Unsaid("it has a divisor of its own")
-    return _pool(c, c.made(), "avg_pool", {"count_include_pad": bool(c["count_include_pad"])})
+    return _pool(c, c.made(), "avg_pool", bool(c["count_include_pad"]), c.get("divisor_override"))
 
 
-def _pool(c: Call, x: Made, kind: str, extra: dict[str, Attr]) -> Made:
+def _pool(c: Call, x: Made, kind: str, counted: bool | None = None, divisor: int | None = None) -> Made:
     spatial = 1 if "1d" in c.op else 2
     if "3d" in c.op:
         raise Unsaid("pools have at most two spatial axes here")
     kernel = extents(c["kernel_size"], spatial)
     stride = extents(c["stride"], spatial) if c.get("stride") else kernel
-    before = extents(c["padding"], spatial)
+    pads = extents(c["padding"], spatial)
     if any(d != 1 for d in extents(c.get("dilation", 1), spatial)):
         raise Unsaid("pools are not dilated here")
-    inner = x.shape[-spatial:]
-    # what ceil_mode adds is padding behind; windows start within the image or its padding
-    wanted = [
-        (o - 1) * s + k - n - p for o, s, k, n, p in zip(c.shape[-spatial:], stride, kernel, inner, before, strict=True)
-    ]
-    after = tuple(max(p, w) for p, w in zip(before, wanted, strict=True))
-    if kind == "avg_pool" and after != before:
-        if any(before) and extra["count_include_pad"]:
-            raise Unsaid("ceil_mode with padding that counts divides by what no window holds")
-        extra = {"count_include_pad": False}
-    attrs = {"kernel": along(spatial, kernel), "stride": along(spatial, stride),
-             "padding": padded(spatial, before, after), **extra}  # fmt: skip
-    return c.draft.spatial(kind + ("1d" if spatial == 1 else ""), x, spatial, None, **attrs)
+    more = beyond(x.shape[-spatial:], kernel, stride, pads, pads) if c.get("ceil_mode") else ()
+    return pooled(c.draft, kind, x, kernel, stride, pads, pads, more, counted, divisor)
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool3d")
@@ -121,25 +110,34 @@ def _upsample(c: Call) -> Value:
     exact = "exact" in c.op
     mode = next(v for k, v in _MODES.items() if k in c.op)
     size, inner = c.shape[-spatial:], x.shape[-spatial:]
-    if size == inner and mode == "nearest":
-        return x
-    factors = _factors(c, spatial)
-    whole = all(o % n == 0 for n, o in zip(inner, size, strict=True))
-    plain = all(f is None or f * n == o for f, n, o in zip(factors, inner, size, strict=True))
-    if spatial == 2 and whole and plain and mode != "cubic" and not c.get("align_corners") and x.rank in (3, 4):
-        scale = tuple(o // n for n, o in zip(inner, size, strict=True))
-        return c.draft.spatial("upsample", x, 2, None, scale=scale, mode="nearest" if mode == "nearest" else "bilinear")
-    if not plain:
-        raise Unsaid(f"its scale factors {factors} do not lead from {inner} to {size} exactly")
-    attrs: dict[str, Attr] = {"size": size, "mode": mode}
+    factors, corners = _factors(c, spatial), bool(c.get("align_corners"))
+    # axes that stay are copied, and images doubled as such, whatever the factor was that was rounded to that
+    if mode == "linear" or (mode == "nearest" and not exact and spatial > 1):
+        factors = [1.0 if f and n == o else f for n, o, f in zip(inner, size, factors, strict=True)]
+    if mode == "nearest" and not exact and spatial > 1:
+        factors = [2.0 if f and 2 * n == o else f for n, o, f in zip(inner, size, factors, strict=True)]
+    given = [f or 0.0 for f in factors] if all(factors) and not corners else None
+    lead = x.rank - spatial
+    scales = None if given is None else [*[1.0] * lead, *given]
     if mode == "nearest":
-        attrs |= {"coordinates": "half_pixel" if exact else "asymmetric"}
-        attrs |= {"rounding": "round_prefer_ceil" if exact else "floor"}
-    else:
-        attrs |= {"coordinates": "align_corners" if c.get("align_corners") else "half_pixel"}
+        rows = {
+            lead + i: _nearest(n, o, f, exact) for i, (n, o, f) in enumerate(zip(inner, size, factors, strict=True))
+        }
+        return taken(c.draft, x, rows, scales)
+    if given is None and any(factors) and not corners:
+        raise Unsaid(f"its scale factors {factors} are given for some axes alone")
+    attrs: dict[str, Attr] = {"mode": mode, "coordinates": "align_corners" if corners else "half_pixel"}
     if mode == "cubic":
-        attrs |= {"cubic_a": -0.75}
-    return c.draft.spatial("resize", x, spatial, None, **attrs)
+        attrs["cubic_a"] = -0.75
+    whole = (*x.shape[:lead], *size)
+    return blended(c.draft, x, whole, scales, range(lead, x.rank), attrs)
+
+
+def _nearest(extent: int, size: int, factor: float | None, exact: bool) -> list[int]:
+    """Which input every output of an axis takes, in the single precision in which PyTorch reckons."""
+    ratio = np.float32(1 / factor) if factor else np.float32(extent) / np.float32(size)
+    at = np.arange(size, dtype=np.float32) + np.float32(0.5 * exact)
+    return [int(i) for i in np.minimum(np.floor(at * ratio), extent - 1)]
 
 
 def _factors(c: Call, spatial: int) -> list[float | None]:

@@ -71,19 +71,21 @@ def conv_transpose(call: Call) -> Held:
     if wanted is not None and len(wanted) == spatial + 2:
         wanted = wanted[2:]
     before, after = plain.before, plain.after
-    if wanted is None and mode.startswith("SAME"):
+    same = wanted is None and mode.startswith("SAME")
+    if same:
         wanted = [n * s for n, s in zip(x.shape[2:], plain.strides, strict=True)]
+    reach = [(n - 1) * s + e for n, s, e in zip(x.shape[2:], plain.strides, plain.extents, strict=True)]
     if wanted is not None:
-        if len(wanted) != spatial:
-            raise Malformed(f"output_shape={wanted} must be {spatial} numbers")
-        whole = [
-            (n - 1) * s + e + p for n, s, e, p in zip(x.shape[2:], plain.strides, plain.extents, extra, strict=True)
-        ]
-        total = [a - b for a, b in zip(whole, wanted, strict=True)]
-        if min(total) < 0:
-            raise Unsupported(f"output_shape={wanted} is larger than what the windows reach")
+        if len(wanted) != spatial or min(wanted) < 1:
+            raise Malformed(f"output_shape={wanted} must be {spatial} numbers of at least 1")
+        # as ONNX Runtime: what is too much is cut before and behind; what is missing of output_shape is added behind
+        total = [max(0, a + b - c) for a, b, c in zip(reach, extra, wanted, strict=True)]
         small, large = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
         before, after = (small, large) if mode == "SAME_UPPER" else (large, small)
+        if not same:
+            extra = [c - a + t for a, c, t in zip(reach, wanted, total, strict=True)]
+        if any(e >= max(s, d) for e, s, d in zip(extra, plain.strides, plain.dilations, strict=True)):
+            raise Unsupported(f"output_shape={wanted} is larger than what the windows reach")
     window = Sliding(plain.kernel, plain.strides, before, after, plain.dilations)
     output: Attr = extra[0] if spatial == 1 else tuple(extra)
     more = {"out_channels": weight.shape[1] * groups, "groups": groups, "output_padding": output}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from sparseplan.importers.draft import Made
 from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
 from sparseplan.importers.onnxrules.windows import sliding
-from sparseplan.network import Attr
+from sparseplan.importers.pooling import beyond, pooled
 
 
-def _pool(call: Call, kind: str, **more: Attr) -> Made:
+def _pool(call: Call, kind: str, counted: bool | None = None) -> Made:
     x, kernel = call.made(0), call.ints("kernel_shape")
     spatial = x.rank - 2
     if kernel is None:
@@ -18,23 +18,13 @@ def _pool(call: Call, kind: str, **more: Attr) -> Made:
     window = sliding(call, x.shape[2:], kernel)
     if set(window.dilations) != {1}:
         raise Unsupported(f"dilations={list(window.dilations)}")
-    before, after = window.before, list(window.after)
-    if call.integer("ceil_mode", 0) and call.text("auto_pad", "NOTSET") == "NOTSET":
-        for i, (n, k, s) in enumerate(zip(x.shape[2:], window.kernel, window.strides, strict=True)):
-            count = -(-(n + before[i] + after[i] - k) // s) + 1
-            if (count - 1) * s >= n + before[i]:
-                count -= 1  # no window begins in the padding behind
-            missing = (count - 1) * s + k - (n + before[i] + after[i])
-            if missing > 0:
-                if more.get("count_include_pad"):
-                    raise Unsupported("ceil_mode with count_include_pad, whose last windows hold fewer entries")
-                after[i] += missing
-    attrs: dict[str, Attr]
-    if spatial == 1:
-        attrs = {"kernel": window.kernel[0], "stride": window.strides[0], "padding": (before[0], after[0])}
-    else:
-        attrs = {"kernel": window.kernel, "stride": window.strides, "padding": (*before, *after)}
-    return call.draft.spatial(kind + ("1d" if spatial == 1 else ""), x, spatial, None, **attrs, **more)
+    same = call.text("auto_pad", "NOTSET").startswith("SAME")
+    if same and any((-(-n // t) - 1) * t + k < n for n, k, t in zip(x.shape[2:], kernel, window.strides, strict=True)):
+        raise Unsupported("auto_pad=SAME with strides that pass over entries, which runtimes read differently")
+    more = [0] * spatial
+    if call.integer("ceil_mode", 0) and not same:
+        more = beyond(x.shape[2:], window.kernel, window.strides, window.before, window.after)
+    return pooled(call.draft, kind, x, window.kernel, window.strides, window.before, window.after, more, counted)
 
 
 def _max(call: Call) -> Held:
@@ -43,7 +33,7 @@ def _max(call: Call) -> Held:
 
 
 def _average(call: Call) -> Held:
-    return _pool(call, "avg_pool", count_include_pad=bool(call.integer("count_include_pad", 0)))
+    return _pool(call, "avg_pool", bool(call.integer("count_include_pad", 0)))
 
 
 def _global(kind: str) -> Rule:
