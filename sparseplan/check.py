@@ -242,7 +242,7 @@ def _seeds(seeds: int | Sequence[int]) -> list[int]:
     if isinstance(seeds, (int, bool, float)):
         check_count("seeds", seeds)
         return list(range(int(seeds)))
-    chosen = plain(list(seeds))
+    chosen: list[int] = plain(list(seeds))
     for seed in chosen:
         check_count("seed", seed, 0)
     if not chosen or len(set(chosen)) < len(chosen):
