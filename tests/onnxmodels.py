@@ -87,7 +87,9 @@ def difference(
         mine = {t: np.asarray(feed[t]).reshape(1, *got.network.tensor[t].shape) for t in got.network.inputs}
         y = predict(got.network, got.weights, mine)
         assert y.size == reference.size, f"{name}: {y.shape} for {reference.shape}"
+        assert np.isfinite(reference).all(), f"{name}: what is compared has to be numbers"
         gap = np.abs(y.reshape(-1).astype(np.float64) - reference.reshape(-1).astype(np.float64))
+        assert np.isfinite(gap).all(), f"{name} is not finite"  # which no comparison below would tell
         worst = max(worst, float(gap.max() / max(1.0, np.abs(reference).max())))
     return worst
 

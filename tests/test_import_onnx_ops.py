@@ -199,6 +199,13 @@ case(
     constants={"s": (4,), "b": (4,)},
     opset=21,
 )
+case(
+    "GroupNormalization of 18",
+    node("GroupNormalization", "x s b", num_groups=2),
+    shape=(1, 4, 5, 6),
+    constants={"s": (2,), "b": (2,)},
+    opset=18,
+)
 case("LpNormalization", node("LpNormalization", "x", axis=1, p=2))
 case("LpNormalization 1", node("LpNormalization", "x", axis=-1, p=1))
 case(
@@ -255,6 +262,11 @@ case(
     node("Slice", "x s e a t"),
     constants={"s": ints(-1), "e": ints(-100), "a": ints(3), "t": ints(-2)},
 )
+case(
+    "Slice turned around",
+    node("Slice", "x s e a t"),
+    constants={"s": ints(-1, -1), "e": ints(-100, 0), "a": ints(3, 2), "t": ints(-1, -1)},
+)
 case("Slice plain", node("Slice", "x s e"), constants={"s": ints(0, 1), "e": ints(1, 3)})
 case("Transpose", node("Transpose", "x", perm=[0, 2, 3, 1]))
 case("Transpose all", node("Transpose", "x"))
@@ -309,6 +321,13 @@ for mode in ("nearest", "linear", "cubic"):
 for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
     attrs = {"nearest_mode": rounding, "coordinate_transformation_mode": "asymmetric"}
     case(f"Resize {rounding}", node("Resize", "x - s", **attrs), shape=(1, 2, 4, 5), constants={"s": f32(1, 1, 2, 3)})
+for mode in ("nearest", "linear"):
+    # sizes that are whole multiples, of scales that are not
+    attrs = {"mode": mode, "coordinate_transformation_mode": "half_pixel"}
+    case(f"Resize {mode} not whole", node("Resize", "x - s", **attrs), shape=(1, 2, 4, 4),
+         constants={"s": f32(1, 1, 2.2, 2.2)})  # fmt: skip
+    case(f"Resize {mode} asymmetric ceil", node("Resize", "x - s", mode=mode, nearest_mode="ceil",
+         coordinate_transformation_mode="asymmetric"), shape=(1, 2, 4, 4), constants={"s": f32(1, 1, 2, 3)})  # fmt: skip
 case("Resize 1d", node("Resize", "x - - s", mode="linear"), shape=(1, 2, 5), constants={"s": ints(1, 2, 8)})
 case("Resize axes", node("Resize", "x - s", axes=[2, 3]), constants={"s": f32(2, 3)}, opset=18)
 case(

@@ -134,6 +134,10 @@ def test_rerun_in_place_over_what_is_read_later() -> None:
     check(fault, "inplace", "'a.out (2)' may not overwrite 'image (2)'")
 
 
+def test_copies_that_are_stored_in_another_order() -> None:
+    check(lambda p: change_value(p, "a.out (2)", layout="hcw"), "value", "differs from another activation of 'a.out'")
+
+
 def test_two_copies_in_the_same_bytes() -> None:
     def fault(plan: Plan) -> Plan:
         plan = change_buffer(plan, "image (2)", stop=len(plan.steps))

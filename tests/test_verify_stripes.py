@@ -48,6 +48,11 @@ def with_op(network: Network, name: str, **changes: object) -> Network:
     return Network(network.name, tuple(t for t in network.tensors if t.name in read), ops, network.outputs)
 
 
+def with_tensor(network: Network, name: str, **changes: object) -> Network:
+    tensors = tuple(replace(t, **changes) if t.name == name else t for t in network.tensors)  # type: ignore[arg-type]
+    return Network(network.name, tensors, network.ops, network.outputs)
+
+
 @SLOW
 @given(lowered_networks())
 def test_what_is_lowered_is_accepted(lowered: Lowered) -> None:
@@ -94,6 +99,10 @@ FAULTS: dict[str, tuple[Callable[[Lowered], tuple[Network, Mapping[str, Origin]]
     "no claim": (
         lambda w: (w.network, {n: o for n, o in w.origin.items() if n != "b@1"}),
         "kind=relu is neither the original's, nor a stripe",
+    ),
+    "a tensor of another type": (
+        lambda w: (with_tensor(w.network, "c.out", dtype="int8", scale=0.5), w.origin),
+        "tensor c.out: differs from the original's",
     ),
     "an op of its own": (
         lambda w: (with_op(w.network, "b@1", kind="sigmoid"), w.origin),
