@@ -327,7 +327,8 @@ for mode in ("nearest", "linear"):
     case(f"Resize {mode} not whole", node("Resize", "x - s", **attrs), shape=(1, 2, 4, 4),
          constants={"s": f32(1, 1, 2.2, 2.2)})  # fmt: skip
     case(f"Resize {mode} asymmetric ceil", node("Resize", "x - s", mode=mode, nearest_mode="ceil",
-         coordinate_transformation_mode="asymmetric"), shape=(1, 2, 4, 4), constants={"s": f32(1, 1, 2, 3)})  # fmt: skip
+         coordinate_transformation_mode="asymmetric"), shape=(1, 2, 4, 4),
+         constants={"s": f32(1, 1, 2, 3)})  # fmt: skip
 case("Resize 1d", node("Resize", "x - - s", mode="linear"), shape=(1, 2, 5), constants={"s": ints(1, 2, 8)})
 case("Resize axes", node("Resize", "x - s", axes=[2, 3]), constants={"s": f32(2, 3)}, opset=18)
 case(

@@ -26,11 +26,11 @@ def test_bytes_hold_what_was_written_last(rows: list[tuple[int, int, int]], lo: 
         level.write(start, start + length, Content("activation", f"t{n}"), base)
         held.update({at: (Content("activation", f"t{n}"), base) for at in range(start, start + length)})
     at = lo
-    for piece in level.read(lo, lo + size):
-        assert piece.lo == at < piece.hi
-        for byte in range(piece.lo, piece.hi):
-            assert (piece.content, piece.base if piece.content else 0) == held.get(byte, (None, 0))
-        at = piece.hi
+    for h in level.read(lo, lo + size):
+        assert h.lo == at < h.hi
+        for byte in range(h.lo, h.hi):
+            assert (h.content, h.base if h.content else 0) == held.get(byte, (None, 0))
+        at = h.hi
     assert at == lo + size
 
 
@@ -62,6 +62,14 @@ def test_a_value_has_the_bytes_of_its_shape(by: int) -> None:
         return change_value(plan, "head.weight", bytes=v.bytes + by)
 
     check(fault, "value", "should be 8")
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(2, 8), (0, 12), (0, 6), (4, 12)])
+def test_a_span_is_all_of_its_value(lo: int, hi: int) -> None:
+    spans = (Span("head.weight", lo, hi),)
+    check(
+        lambda p: change_arg(p, "head.forward", "weight", spans=spans), "step", f"bytes [{lo}, {hi}) of 'head.weight'"
+    )
 
 
 def at_flash(alignment: int, offset: int) -> tuple[Problem, Plan]:
