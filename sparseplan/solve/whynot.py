@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sparseplan.errors import InternalError
 from sparseplan.plan import Infeasibility
+from sparseplan.solve.select import Decisions
 from sparseplan.steps import MAIN, UpdateSet
 from sparseplan.units import align_up, format_bytes
 
@@ -44,14 +45,22 @@ def too_many_bytes(search: Pipeline) -> Infeasibility:
         return other_cap(search, status)
     memory = candidate.memory
     step = memory.peak_step()
+    if status != "OPTIMAL":  # what was found in the time may take more than what takes no search to find
+        known = search.place(Decisions(problem.least_update(), {}), None)
+        if known.placement.peak < candidate.placement.peak and search.allowed(known.decisions, None):
+            candidate, memory = known, known.memory
+            step = memory.peak_step()
     live = tuple((b.value, b.bytes) for b in memory.live(step)[:6])
     proven = status == "OPTIMAL" and candidate.placement.peak == bound
     fewest = align_up(candidate.placement.peak, problem.options.alignment)
     fewest += search.problem.device.level(MAIN).reserved
-    available, needed = capacity, max(memory.peak(), candidate.bound)
+    available, needed = capacity, memory.peak()
     name = candidate.schedule.steps[step].name
+    what = f"are live at step {step} ({name})"
+    if needed <= available:  # no step asks for too much, but no placing was found
+        needed, name, what = max(candidate.bound, available + 1), "", "are needed once everything has its place"
     message = (
-        f"L2: at least {format_bytes(needed)} are live at step {step} ({name}), "
+        f"L2: at least {format_bytes(needed)} {what}, "
         f"{format_bytes(available)} are available: {_tensor_list(live)}; "
         + (f"{format_bytes(fewest)} would do" if proven else f"{format_bytes(fewest)} would do (maybe fewer)")
     )
@@ -86,7 +95,7 @@ def other_cap(search: Pipeline, status: str) -> Infeasibility:
     )
     if status not in ("INFEASIBLE", "OPTIMAL", "FEASIBLE", "UNKNOWN"):
         raise InternalError(f"no decisions, yet status {status}")
-    return Infeasibility(level, "", row.constant, available, (), None, message)
+    return Infeasibility(level, "", max(row.constant, available + 1), available, (), None, message)
 
 
 def too_slow(search: Pipeline) -> Infeasibility | None:
@@ -103,13 +112,13 @@ def too_slow(search: Pipeline) -> Infeasibility | None:
     if search.fastest is not None:
         cap = next((cap for row, cap in search.program.caps if row is search.program.time), 0)
         message = f"time: the fastest that could be found takes {search.fastest:,} cycles ({asked}); raise the cap"
-        return Infeasibility("time", "", search.fastest, cap, (), None, message)
+        return Infeasibility("time", "", max(search.fastest, cap + 1), cap, (), None, message)
     if search.problem.options.frozen != MAIN:  # what lies there may not fit
         return None
     row, cap = search.program.caps[0]
     what = "time" if row is search.program.time else "energy"
     message = f"{what}: no plan keeps what is asked ({asked}); raise the cap"
-    return Infeasibility(what, "", cap, cap, (), None, message)
+    return Infeasibility(what, "", cap + 1, cap, (), None, message)
 
 
 def _tensor_list(tensors: tuple[tuple[str, int], ...]) -> str:

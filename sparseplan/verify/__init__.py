@@ -23,7 +23,6 @@ from sparseplan.verify.decisions import (
     check_reach,
     check_savings,
     check_time,
-    check_unsolved,
 )
 from sparseplan.verify.execute import execute
 from sparseplan.verify.facts import Facts
@@ -31,6 +30,7 @@ from sparseplan.verify.findings import Findings, Kind, Violation
 from sparseplan.verify.places import Places, check_buffers, check_levels, check_overlaps, check_values
 from sparseplan.verify.stripes import check_lowered
 from sparseplan.verify.tiles import check_tiles
+from sparseplan.verify.unsolved import check_unsolved
 
 __all__ = ["Kind", "Violation", "check_lowered", "verify"]
 
@@ -39,8 +39,9 @@ def verify(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     """All ways in which a plan breaks its problem's rules; empty when it is accepted.
 
     The plan may be anything that its types allow: nothing is raised for one that makes no sense.
-    What is checked is the answer to ``problem``, whatever ``plan.problem`` says. That an INFEASIBLE
-    problem has no plan, or that a bound holds, is not proven anew.
+    What is checked is the answer to ``problem``, whatever ``plan.problem`` says. That a bound holds is not
+    proven anew. An INFEASIBLE answer must agree with itself and the problem, and is refuted where the plainest
+    plan (see ``plainest``) fits; that no other plan fits is not proven anew.
     """
     findings = Findings()
     if plan.status not in ("OPTIMAL", "FEASIBLE"):

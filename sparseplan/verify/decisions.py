@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
 from sparseplan.costs import plan_costs
 from sparseplan.plan import Plan
-from sparseplan.problem import Pair, Problem, Term
+from sparseplan.problem import Pair, Problem, Saturation, Term
 from sparseplan.steps import PACKED_CODES
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings
 
-STATUSES = ("OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN")
+#: values are told apart by 2**-29 of what they come to together: finer than that no proof has to be, coarser none may
+FINENESS = 2.0**-29
+#: and below this, whatever they come to, nothing is told apart
+LEAST = 2.0**-1000
 
 
 def allowed_update(problem: Problem, plan: Plan, findings: Findings) -> dict[str, float]:
@@ -50,13 +54,18 @@ def worth_of_term(term: Term, update: dict[str, float]) -> float:
         complete = all(update.get(p, 0.0) >= r for part in (term.a, term.b) for p, r in part.items())
         return term.value if complete else 0.0
     s = math.fsum(term.weights[p][r] for p, r in update.items() if p in term.weights)
+    return min(slope * s + intercept for slope, intercept in lines_of(term))
+
+
+def lines_of(term: Saturation) -> list[tuple[float, float]]:
+    """(slope, intercept) of the lines whose minimum a saturation is."""
     x0 = y0 = 0.0
     lines = [(0.0, term.points[-1][1])]
     for x1, y1 in term.points:
         slope = (y1 - y0) / (x1 - x0)
         lines.append((slope, y0 - slope * x0))
         x0, y0 = x1, y1
-    return min(slope * s + intercept for slope, intercept in lines)
+    return lines
 
 
 def check_objective(problem: Problem, plan: Plan, update: dict[str, float], findings: Findings) -> None:
@@ -72,9 +81,38 @@ def check_objective(problem: Problem, plan: Plan, update: dict[str, float], find
         findings.add("objective", "bound", f"bound={plan.bound!r} is below objective={plan.objective!r}")
     if not (plan.resolution >= 0 and math.isfinite(plan.resolution)):
         findings.add("objective", "resolution", f"resolution={plan.resolution!r} must be finite, at least 0")
+    elif plan.resolution > (most := coarsest(problem)):
+        findings.add("objective", "resolution", f"resolution={plan.resolution!r} is coarser than {most!r}, which the "
+                     "problem's values ask for")  # fmt: skip
     elif plan.status == "OPTIMAL" and not plan.bound <= plan.objective + plan.resolution:
         findings.add("status", "bound", f"OPTIMAL with objective={plan.objective!r}, bound={plan.bound!r}, "
                      f"resolution={plan.resolution!r}")  # fmt: skip
+
+
+def coarsest(problem: Problem) -> float:
+    """How far apart two values may be at most that a proof does not tell apart: a rounding for each number in a sum,
+    each by ``FINENESS`` of the largest sum of the numbers' magnitudes."""
+    total, roundings = 0.0, len(problem.network.parameters) + len(problem.terms)
+    numbers: list[float] = []
+    for p, table in problem.values.items():
+        worth = [0.0, *(table[r] for r in problem.choices.get(p, ()))]
+        total += math.fsum(abs(b - a) for a, b in itertools.pairwise(worth))
+        numbers += worth
+        if "int8" in problem.savings:
+            roundings += len(table)
+    for term in problem.terms:
+        if isinstance(term, Pair):
+            total += abs(term.value)
+            numbers.append(term.value)
+            continue
+        roundings += len(term.weights) + 2
+        most = math.fsum(max((max(w.values(), default=0.0), 0.0)) for w in term.weights.values())
+        total += max(abs(slope) * most + abs(intercept) for slope, intercept in lines_of(term))
+    grid = math.ldexp(1.0, max(math.frexp(total)[1] - 30, -1000))
+    plain = "int8" not in problem.savings and all(isinstance(term, Pair) for term in problem.terms)
+    if plain and all((number / grid).is_integer() for number in numbers):
+        return 0.0  # sums of such numbers are exact
+    return roundings * max(FINENESS * total, LEAST) * (1 + 1e-9)
 
 
 def check_macs(problem: Problem, facts: Facts, plan: Plan, findings: Findings) -> None:
@@ -141,30 +179,3 @@ def check_reach(facts: Facts, findings: Findings) -> None:
         for user, slot in facts.network.users.get(p, ()):
             if not facts.defs[user.name].updatable(slot):
                 findings.add("decision", f"parameter {p}", f"is updated, but as {slot} of op {user.name!r} never is")
-
-
-def check_unsolved(problem: Problem, plan: Plan, findings: Findings) -> None:
-    """A plan without a schedule claims nothing more than why."""
-    if plan.status not in STATUSES:
-        findings.add("status", "status", f"status={plan.status!r} is none of {', '.join(STATUSES)}")
-    for name in ("update", "picks", "steps", "values", "buffers", "tiles", "macs"):
-        if getattr(plan, name):
-            findings.add("status", name, f"status={plan.status}, but there are {len(getattr(plan, name))} {name}")
-    for name in ("peak_bytes", "lower_bound_bytes"):
-        if any(getattr(plan, name).values()):
-            findings.add("status", name, f"status={plan.status}, but {name}={dict(getattr(plan, name))}")
-    reason = plan.reason
-    if plan.status != "INFEASIBLE":
-        return
-    if reason is None:
-        findings.add("status", "reason", "status=INFEASIBLE without a reason")
-        return
-    if reason.level in ("time", "energy"):
-        return
-    given = problem.max_macs if reason.level == "MACs" else problem.capacity(reason.level)
-    if given is not None and reason.available != given:
-        findings.add(
-            "status", "reason", f"available={reason.available} of {reason.level}, but the problem gives {given}"
-        )
-    if reason.level != "MACs" and given is None:
-        findings.add("status", "reason", f"level={reason.level!r} has no bound, so it cannot be too small")

@@ -55,6 +55,9 @@ class _Execution:
         self.expectations = Expectations(facts, roles, layouts, findings)
         self.levels: dict[str, LevelBytes] = {}
         self.unread: dict[str, str] = {}  # auxiliary value -> the step that wrote it
+        #: of each value, first byte -> the last step to write there, while none has read it
+        self.wrote: dict[str, dict[int, int]] = {}
+        self.useful: set[int] = set()  # steps of which something is read, or persists
         self.now = 0
         count = len(plan.steps)
         self.starts: list[list[PlacedBuffer]] = [[] for _ in range(count)]
@@ -97,6 +100,7 @@ class _Execution:
         for p in read:
             self.check_read(where, p)
             self.unread.pop(p.value, None)
+            self.useful.update(self.wrote.pop(p.value, {}).values())
         self.check_inplace(where, step, read, written)
         for b in self.stops[i]:
             if b.value in overwritten:  # held until it was read
@@ -112,6 +116,11 @@ class _Execution:
                 self.add(where, p)
             if p.piece.role == "auxiliary":
                 self.unread[p.value] = where
+            if self.places.values[p.value].persistent:
+                self.useful.add(i)
+            if p.arg.add:
+                self.useful.update(self.wrote.pop(p.value, {}).values())
+            self.wrote.setdefault(p.value, {})[p.lo] = i
 
     # -- which steps there are ----------------------------------------------------------------
     def check_steps(self) -> None:
@@ -370,6 +379,9 @@ class _Execution:
         """What persists is whole, in its new version, for the next run."""
         for name, where in self.unread.items():
             self.findings.add("step", where, f"writes {name!r}, which no step reads")
+        for i, step in enumerate(self.plan.steps):
+            if i not in self.useful and step.kind != "loss":
+                self.findings.add("step", f"step {i} ({step.name})", "writes nothing that a step reads")
         for name, value in self.places.values.items():
             if not value.persistent:
                 continue

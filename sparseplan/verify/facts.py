@@ -59,6 +59,11 @@ class Facts:
         self._reach()
         self._flow()
 
+    @staticmethod
+    def definition(op: Op) -> OpDef:
+        """What is known of an op's kind."""
+        return op_def(op.kind)
+
     # -- the graph ----------------------------------------------------------------------------
     def _roots(self, forwarded: Collection[str]) -> None:
         """``roots[t]``: the tensors whose bytes, one after the other, are (each sample of) tensor ``t``; of
