@@ -219,7 +219,6 @@ class Plainest:
         facts = self.facts
         op, _, what = step.rpartition(".")
         everything = sum(self.parameter(p) for p in facts.network.parameters) + self.kept()
-        everything += sum(map(self._parameter_bytes, self.update)) + self._size_of_target()
         ops = facts.network.ops
         if step == "loss" or not op or op not in facts.position or step.startswith("update "):
             position = len(ops)
@@ -234,6 +233,7 @@ class Plainest:
             for a in facts.defs[o.name].aux(facts.infos[o.name]).values()
         ) * (1 if forward else 2)  # fmt: skip
         if not forward:
+            everything += sum(map(self._parameter_bytes, self.update)) + self._size_of_target()
             everything += sum(self._padded(self._gradient_bytes(t)) for t in known)
         return everything
 
