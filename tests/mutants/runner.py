@@ -94,13 +94,13 @@ class Digests:
 
     def of(self, job: Job, loose: bool) -> str:
         fault = job.fault
-        said = [*job.tests, self.shared]
+        said = [*job.tests]
         if fault is not None:
             said += [fault.file, fault.old, fault.new, str(fault.index)]
         if loose and fault is not None:
             said.append(_digest([PACKAGE / fault.file]))
         elif not loose:
-            said.append(self.package)
+            said += [self.package, self.shared]
         files = [ROOT / t.split("::")[0] for t in job.tests if t.startswith("tests/")]
         said.append(_digest(p for f in files for p in (sorted(f.rglob("*.py")) if f.is_dir() else [f])))
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:32]
