@@ -98,7 +98,7 @@ def test_honest_reasons_are_accepted(savings: tuple[str, ...]) -> None:
 def test_honest_reasons_of_other_levels_and_caps_are_accepted() -> None:
     problem = problem_of(small_u(), must=("stem.weight",), alignment=4)
     macs = plain_of(problem).macs
-    in_flash = problem_of(small_u(), frozen="flash")
+    in_flash = problem_of(small_u(), may=("head.*",), frozen="flash")
     levels = tuple(replace(v, bytes=100) if v.name == "flash" else v for v in in_flash.device.levels)
     for small, level in (
         (replace(problem, max_macs=macs - 1), "MACs"),
