@@ -10,6 +10,12 @@ from sparseplan.network import Network, Op
 from sparseplan.ops import OpInfo, infos, op_def
 
 
+def uncounted(network: Network) -> list[str]:
+    """Ops of unknown cost, each with what it is: their MACs count as none, and they never run again."""
+    found = [op for op in network.ops if op.kind == "opaque" and op.attrs.get("macs") is None]
+    return [f"{op.name} ({op.attrs['type']})" for op in found]
+
+
 def inspect_rows(network: Network, dtype: str = "bf16", batch: int = 1) -> list[dict[str, Any]]:
     """A row an op: shapes, parameters, MACs of each pass, bytes of activation, weight, gradient, saved.
 

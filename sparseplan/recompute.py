@@ -23,7 +23,8 @@ from types import MappingProxyType
 
 from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import ProblemError, near
-from sparseplan.steps import MAIN, PACKED_CODES, PACKED_SCALES, PAGE_LEVEL, Arg, Schedule, Span, Step, Value
+from sparseplan.ops import op_def
+from sparseplan.steps import MAIN, PACKED_CODES, PACKED_SCALES, PAGE_LEVEL, Arg, Schedule, Span, Step, Value, why_once
 from sparseplan.training import MaybeStep
 from sparseplan.units import align_up
 
@@ -96,6 +97,9 @@ class _Again:
         for op, at in sorted(self.savings.reruns):
             if op not in self.forward:
                 raise ProblemError(f"op {op!r} cannot run again: it has no forward step{near(op, self.forward)}")
+            made = self.schedule.network.op.get(op)
+            if made is not None and not op_def(made.kind).repeatable(made.attrs):
+                raise ProblemError(f"op {op!r} cannot run again: {why_once(made)}")
             if any(s.value in self.bound for a in self.forward[op].writes for s in a.spans):
                 raise ProblemError(f"op {op!r} cannot run again: its output adjoins others; use concat='split'")
             if at not in names:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import PlanError, ProblemError, near
-from sparseplan.network import Network
+from sparseplan.network import Network, Op
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 from sparseplan.scalars import plain_fields
 
@@ -283,6 +283,14 @@ def allowed_levels(info: OpInfo, slot: str, fractions: Sequence[float]) -> tuple
     if cut is None and fractions and None not in result:
         result[None] = 1.0
     return tuple((r, k) for k, r in result.items())
+
+
+def why_once(op: Op) -> str:
+    """Why an op that is not ``repeatable`` runs once."""
+    kind = op.attrs.get("type", op.kind)
+    if op.attrs.get("once"):
+        return f"{kind} draws random numbers, holds state or makes several outputs at once: it has to run once"
+    return f"the MACs of {kind} are not known"
 
 
 def reached_by_gradient(network: Network, infos: Mapping[str, OpInfo]) -> frozenset[str]:

@@ -551,3 +551,25 @@ def _numpy_slice(shape: list[int], axes: list[int], starts: list[int], ends: lis
             end = None
         cuts[axis] = slice(lo, end, step)
     return cuts
+
+
+@pytest.mark.parametrize(
+    ("nodes", "macs", "once"),
+    [
+        ([node("RandomNormalLike", "x", "n"), node("Add", "x n")], 64, True),
+        ([node("Dropout", "x half yes", "n"), node("Add", "x n")], 64, True),
+        ([node("Multinomial", "flat", "n"), node("Cast", "n", "f", to=1), node("Mul", "x f")], None, True),
+        ([node("Det", "x", "n"), node("Mul", "x n")], None, False),
+        ([node("TopK", "x four", "n i"), node("Mul", "x n")], 0, False),
+    ],
+)
+def test_what_opaque_ops_cost_and_whether_they_draw(nodes: Any, macs: int | None, once: bool, tmp_path: Path) -> None:
+    constants = {"half": np.float32(0.5), "yes": np.bool_(True), "four": np.array([4], I64)}
+    shape = (1, 4, 4, 4)
+    if nodes[0].op_type == "Multinomial":
+        nodes, shape = [node("Flatten", "x", "flat"), *nodes], (1, 1)
+    if nodes[0].op_type == "Det":
+        shape = (1, 1, 4, 4)
+    found = read_onnx(saved(model(nodes, {"x": shape}, constants), tmp_path))
+    op = next(op for op in found.network.ops if op.kind == "opaque")
+    assert (op.attrs.get("macs"), bool(op.attrs.get("once"))) == (macs, once)

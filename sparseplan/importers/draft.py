@@ -252,17 +252,27 @@ class Draft(Ops):
         tensor, shift = self.with_axes(x, (axis,))
         return self.wrap(self.op("gather", [tensor], axis=axis - shift, indices=tuple(flat)), shape)
 
-    def opaque(self, type_: str, inputs: Sequence[Value], shapes: Sequence[Shape], macs: int = 0) -> tuple[Made, ...]:
-        """An op known by its shapes alone, one for each output; its constants are parameters of the first."""
+    def opaque(
+        self,
+        type_: str,
+        inputs: Sequence[Value],
+        shapes: Sequence[Shape],
+        macs: int | None = None,
+        once: bool = False,
+    ) -> tuple[Made, ...]:
+        """An op known by its shapes alone, one for each output; its constants are parameters of the first, and its
+        cost is the first's. ``macs``: None where not known; ``once``: whether a second run makes other numbers."""
         tensors = [v.tensor for v in inputs if isinstance(v, Made)]
         params = [_codes(v) for v in inputs if isinstance(v, Known) and v.array.size > 1 and _holds_weights(v.array)]
         result = []
         for i, shape in enumerate(shapes):
             mine = {f"p{j}": k for j, k in enumerate(params)} if i == 0 else {}
-            extents: dict[str, Attr] = {slot: k.shape for slot, k in mine.items()}
-            made = self.op(
-                "opaque", tensors, mine, type=type_, shape=sample(shape), macs=macs if i == 0 else 0, **extents
-            )
+            told: dict[str, Attr] = {slot: k.shape for slot, k in mine.items()}
+            if macs is not None or i > 0:
+                told["macs"] = macs if macs is not None and i == 0 else 0
+            if once or (i > 0 and macs != 0):
+                told["once"] = True
+            made = self.op("opaque", tensors, mine, type=type_, shape=sample(shape), **told)
             result.append(Made(made, shape))
         return tuple(result)
 

@@ -23,7 +23,23 @@ _NUMBERS = {dtype: number for number, dtype in reversed(DTYPES.items())}
 _WEIGHTS = {
     "Conv": 1, "ConvInteger": 1, "DynamicQuantizeMatMul": 1, "FusedConv": 1, "FusedMatMul": 1, "Gemm": 1, "MatMul": 1,
     "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "QLinearConv": 3, "QLinearMatMul": 3,
+    "ConvTranspose": 1, "DeformConv": 1, "LSTM": 1, "GRU": 1, "RNN": 1,
 }  # fmt: skip
+#: ops that move elements or compare them
+_MOVES = frozenset((
+    "And", "ArgMax", "ArgMin", "Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Equal",
+    "Expand", "EyeLike", "Flatten", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity",
+    "IsInf", "IsNaN", "Less", "LessOrEqual", "Max", "MaxPool", "MaxRoiPool", "Min", "NonZero", "Not", "OneHot", "Or",
+    "Pad", "Relu", "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Shape", "Sign", "Size", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Trilu", "Unique", "Unsqueeze", "Where", "Xor",
+))  # fmt: skip
+#: ops of one multiplication an element, or one value of a curve
+_POINTWISE = frozenset((
+    "Abs", "Add", "Ceil", "Clip", "Cos", "DequantizeLinear", "Div", "Elu", "Erf", "Exp", "Floor", "Log", "Mod", "Mul",
+    "Neg", "PRelu", "Pow", "QLinearAdd", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QuantizeLinear",
+    "Reciprocal", "Round", "Sigmoid", "Sin", "Sqrt", "Sub", "Tan", "Tanh", "ThresholdedRelu", "Dropout", "Bernoulli",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +173,35 @@ def _port_of(name: str, proto: Any) -> Port:
     )
 
 
-def macs_of(node: Node, shapes: Sequence[Shape | None], output: Shape) -> int:
-    """Multiply-accumulates of convolutions and products of matrices, and 0 for what is not known."""
+def draws(node: Node) -> bool:
+    """Whether a node, or one within it, draws random numbers: a second run makes others."""
+    name = node.op.rpartition(".")[2]
+    if "Random" in name or name in ("Bernoulli", "Multinomial", "Sampling"):
+        return True
+    # a dropout that is read as opaque is one that is on
+    return "Dropout" in name or any(draws(inner) for graph in node.graphs for inner in graph.nodes)
+
+
+def macs_of(node: Node, shapes: Sequence[Shape | None], output: Shape) -> int | None:
+    """Multiply-accumulates of a node, None where its shapes do not tell."""
     name = node.op.removeprefix(_MICROSOFT + ".")
+    if name in _MOVES:
+        return 0
+    if name in _POINTWISE:
+        return math.prod(output)
     at = _WEIGHTS.get(name)
     if at is None or at >= len(shapes):
-        return 0
-    weight = shapes[at]
+        return None
+    weight, given = shapes[at], shapes[0]
     if weight is None or len(weight) < 2:
-        return 0
+        return None
+    if name in ("LSTM", "GRU", "RNN"):
+        again = shapes[2] if len(shapes) > 2 else None
+        if given is None or again is None:
+            return None
+        return math.prod(given[:-1]) * (math.prod(weight) + math.prod(again))
+    if "ConvTranspose" in name:
+        return None if given is None else math.prod(given) * math.prod(weight[1:])
     if "Conv" in name:
         return math.prod(output) * math.prod(weight[1:])
     return math.prod(output) * (weight[-1] if _int(node, "transB", 0) else weight[-2])

@@ -28,7 +28,7 @@ from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, SELECTS, named, shape_of, whole
 from sparseplan.importers.onnxfusions import FUSIONS, Found
 from sparseplan.importers.onnxgraph import Graph, Model, Node, captured, short
-from sparseplan.importers.onnxopaque import Stated, macs_of, outputs_of
+from sparseplan.importers.onnxopaque import Stated, draws, macs_of, outputs_of
 from sparseplan.importers.onnxpicks import picked
 from sparseplan.importers.onnxrules import IDS, INTEGERS, RULES
 from sparseplan.importers.onnxtanh import tanh_gelu
@@ -294,7 +294,7 @@ class Walker:
         if any(n < 1 for shape in shapes for n in shape):
             raise NetworkError(f"cannot be read ({reason}), and makes shapes {shapes}, which hold nothing")
         macs = macs_of(node, [s.shape for s in stated], shapes[0])
-        made = self.draft.opaque(node.op, inputs, shapes, macs)
+        made = self.draft.opaque(node.op, inputs, shapes, macs, draws(node))
         self.frozen[node.op] = self.frozen.get(node.op, 0) + 1
         if node.op in RULES and (node.op, reason) not in self._told:
             self._told.add((node.op, reason))  # the first of its kind is told
@@ -312,7 +312,7 @@ class Walker:
             return held
         kind = "OneHot" if isinstance(held, OneHot) else "Gather"
         self.frozen[kind] = self.frozen.get(kind, 0) + 1
-        return self.draft.opaque(kind, [held.ids], [held.shape])[0]
+        return self.draft.opaque(kind, [held.ids], [held.shape], 0)[0]
 
     def _stated(self, name: str, scope: Scope) -> Stated:
         value = scope.find(name) if name else None

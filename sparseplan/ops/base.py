@@ -241,6 +241,10 @@ class OpDef(ABC):
         """Whether parameter ``slot`` has a gradient, so that it can be updated."""
         return slot not in self.frozen
 
+    def repeatable(self, attrs: Mapping[str, Any]) -> bool:
+        """Whether the op may run a second time: that makes the same numbers, at a cost that is known."""
+        return True
+
     def obstacle(self, info: OpInfo) -> str:
         """Why no gradient passes where ``differentiable`` says so, and what would be needed; ends a message."""
         return f"{self.kind} has no gradient; choose an output before it"

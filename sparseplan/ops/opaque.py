@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sparseplan.errors import OpError
 from sparseplan.network import Attr
-from sparseplan.ops.attrs import integer
+from sparseplan.ops.attrs import boolean, integer
 from sparseplan.ops.base import REQUIRED, Array, OpDef, OpInfo, Shape, register
 
 
@@ -16,23 +16,26 @@ from sparseplan.ops.base import REQUIRED, Array, OpDef, OpInfo, Shape, register
 class Opaque(OpDef):
     """An op of another library, which has one output of ``shape``.
 
-    Attributes ``type`` (its name there), ``shape`` (of the output), ``macs`` (of its forward pass, 0 where not
-    known), and ``p0``, ``p1`` … (shapes of its parameters, in slots of the same names). Any number of inputs.
-    Its output and parameters take their bytes, and its inputs live until it has run; no gradient passes it, its
-    parameters are never updated, and it cannot be run here.
+    Attributes ``type`` (its name there), ``shape`` (of the output), ``macs`` (of its forward pass; absent where not
+    known), ``once`` (whether it has to run once: it draws random numbers or holds state, so that a second run makes
+    others, or is a further output of an op whose first is counted), and ``p0``, ``p1`` … (shapes of its parameters, in
+    slots of the same names). Any number of inputs. Its output and parameters take their bytes, and its inputs live
+    until it has run; no gradient passes it, its parameters are never updated, and it cannot be run here. It runs again
+    only where its MACs are known, and not ``once``.
     """
 
     kind = "opaque"
     arity = (0, None)
     integer_inputs: ClassVar[frozenset[int] | None] = None
-    defaults: ClassVar[Mapping[str, Any]] = {"type": REQUIRED, "shape": REQUIRED, "macs": 0}
+    defaults: ClassVar[Mapping[str, Any]] = {"type": REQUIRED, "shape": REQUIRED, "macs": None, "once": False}
 
     def complete_attrs(self, attrs: Mapping[str, Attr]) -> dict[str, Any]:
         slots = {name: value for name, value in attrs.items() if _is_slot(name)}
         full = super().complete_attrs({name: value for name, value in attrs.items() if name not in slots})
         if not isinstance(full["type"], str) or not full["type"]:
             raise OpError(f"type={full['type']!r} must be the name of an op")
-        full["macs"] = integer("macs", full["macs"], 0)
+        full["macs"] = None if full["macs"] is None else integer("macs", full["macs"], 0)
+        full["once"] = boolean("once", full["once"])
         return {**full, **{name: _extents(name, value) for name, value in {"shape": full["shape"], **slots}.items()}}
 
     def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
@@ -46,8 +49,11 @@ class Opaque(OpDef):
         return frozenset(filter(_is_slot, attrs))
 
     def macs(self, info: OpInfo, pass_: str) -> int:
-        macs: int = info.attrs["macs"]
+        macs: int = info.attrs["macs"] or 0
         return macs if pass_ == "forward" else 0
+
+    def repeatable(self, attrs: Mapping[str, Any]) -> bool:
+        return attrs.get("macs") is not None and not attrs.get("once")
 
     def differentiable(self, info: OpInfo, slot: int) -> bool:
         return False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparseplan.atomic import replacing
 from sparseplan.errors import PlanError
-from sparseplan.inspection import inspect_rows
+from sparseplan.inspection import inspect_rows, uncounted
 from sparseplan.network import Network
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.report.nothing import nothing_rows, stopped_text, why_nothing
@@ -80,6 +80,11 @@ def describe(plan: Plan) -> str:
     proof = "proven" if plan.status == "OPTIMAL" else f"at most {plan.bound:g} ({plan.relative_gap:.2%} gap)"
     lines.append(f"{plan.status}: value {plan.objective:g}, {proof}, in {plan.solve_seconds:.2f} s")
     lines += ["", _levels(plan), "", _updated(plan), "", _binding(plan)]
+    if unknown := uncounted(plan.problem.network):
+        more = f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""
+        cap = "" if plan.problem.max_macs is None else f" max_macs={plan.problem.max_macs:,} does not hold them."
+        told = f"MACs not known, so not counted: {', '.join(unknown[:4])}{more}. Such ops never run again.{cap}"
+        lines += ["", told]
     saved = saving_text(plan)
     return "\n".join([*lines, "", saved] if saved else lines)
 
@@ -189,6 +194,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         "peak_bytes": dict(plan.peak_bytes),
         "lower_bound_bytes": dict(plan.lower_bound_bytes),
         "macs": dict(plan.macs),
+        "macs_unknown": uncounted(plan.problem.network),
         "savings": saving_rows(plan),
         "solve_seconds": plan.solve_seconds,
         "ties": dict(plan.ties),

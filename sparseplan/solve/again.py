@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ortools.sat.python import cp_model
 
+from sparseplan.ops import op_def
 from sparseplan.recompute import Savings, packable
 from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.stripes import Origin
@@ -144,10 +145,11 @@ def candidates(
     forward = {s.op: s for s in graph.steps if s.kind == "forward"}
     producers = {s.writes[0].spans[0].value: op for op, s in forward.items()}
     free = {op for op, s in forward.items() if not any(x.value in bound for a in s.writes for x in a.spans)}
+    once = {op.name for op in graph.network.ops if not op_def(op.kind).repeatable(op.attrs)}
     last, where = last_uses(graph), slots(graph.steps)
     runs: dict[tuple[str, int], Key] = {}
     for op in forward if RECOMPUTE in allowed else ():
-        for i in where if op in free else ():
+        for i in where if op in free and op not in once else ():
             key = alike.key(op, graph.steps[i])
             if i <= last[op] and key is not None:
                 runs[op, i] = key

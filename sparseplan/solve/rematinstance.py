@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from sparseplan.errors import InternalError
 from sparseplan.liveness import analyse, pieces
+from sparseplan.ops import op_def
 from sparseplan.steps import MAIN, Schedule
 from sparseplan.units import align_up
 
@@ -137,6 +138,8 @@ def instance(schedule: Schedule) -> RematInstance:
             for span in arg.spans:
                 if writer.setdefault(span.value, i) != i:
                     raise InternalError(f"value {span.value!r} is written by two forward steps")
+    once = {op.name for op in schedule.network.ops if not op_def(op.kind).repeatable(op.attrs)}
+    writer = {name: -1 if steps[i].op in once else i for name, i in writer.items()}  # held like inputs
     for name, value in values.items():
         if value.role == "input":
             writer[name] = -1

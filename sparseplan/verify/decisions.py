@@ -7,9 +7,10 @@ import math
 from dataclasses import replace
 
 from sparseplan.costs import plan_costs
+from sparseplan.ops import op_def
 from sparseplan.plan import Plan
 from sparseplan.problem import Pair, Problem, Saturation, Term
-from sparseplan.steps import PACKED_CODES
+from sparseplan.steps import PACKED_CODES, why_once
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import Findings
 
@@ -146,6 +147,9 @@ def check_savings(problem: Problem, plan: Plan, findings: Findings) -> None:
     """Nothing is recomputed, paged or packed unless the problem lets it."""
     kinds = {"recompute": "recompute", "page_out": "page", "page_in": "page", "pack": "int8"}
     for i, step in enumerate(plan.steps):
+        op = problem.network.op.get(step.op) if step.kind == "recompute" else None
+        if op is not None and not op_def(op.kind).repeatable(op.attrs):
+            findings.add("decision", f"step {i} ({step.name})", f"op {op.name!r} runs again, but {why_once(op)}")
         saving = kinds.get(step.kind)
         if saving is not None and saving not in problem.savings:
             findings.add("decision", f"step {i} ({step.name})", f"kind={step.kind}, but the problem's savings are "

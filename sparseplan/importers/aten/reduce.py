@@ -47,7 +47,7 @@ def _largest(c: Call) -> Result:
 
 def places(c: Call, x: Made) -> tuple[Made, ...]:
     """Numbers of places, by their shapes alone."""
-    return c.draft.opaque(f"aten.{c.op}", [x], c.shapes[1:])
+    return c.draft.opaque(f"aten.{c.op}", [x], c.shapes[1:], 0)
 
 
 def moments(draft: Draft, x: Made, axes: list[int], correction: float) -> tuple[Made, Made]:

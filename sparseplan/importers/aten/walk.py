@@ -14,6 +14,7 @@ from torch import fx
 
 from sparseplan.errors import NetworkError
 from sparseplan.importers.aten import MOVES, READERS, RULES, Call, Ids, Unsaid
+from sparseplan.importers.aten.cost import draws, macs_of
 from sparseplan.importers.draft import Draft, Known, Made, Shape, Value
 
 #: calls that compute nothing
@@ -159,7 +160,7 @@ class Walk:
                 raise
             # arguments of a form that its rule does not foresee
             reason = str(error) if isinstance(error, (Unsaid, NetworkError)) else f"{type(error).__name__}: {error}"
-            if parents and not _draws(node):
+            if parents and not draws(node, args):
                 return self._constant(node, parents)
             return self._opaque(node, args, shapes, reason)
         self._kept.extend(found if isinstance(found, list) else [found])
@@ -189,7 +190,8 @@ class Walk:
             f"{self._where(node)} is known by its shapes alone ({reason}): it can be planned, no gradient passes it"
         )
         type_ = str(node.target).removesuffix(".default")
-        made = list(self.draft.opaque(type_, values, shapes))
+        macs, drawn = macs_of(node, _op_name(node), args, shapes), draws(node, args)
+        made = list(self.draft.opaque(type_, values, shapes, macs, drawn))
         self._kept.extend(made)
         return made if isinstance(node.meta.get("val"), (list, tuple)) else made[0]
 
@@ -212,7 +214,7 @@ class Walk:
     # -- constants ----------------------------------------------------------------------------
     def _folded(self, node: fx.Node) -> Any:
         """PyTorch's own result for constants."""
-        if _draws(node):
+        if draws(node, _bound(node)):
             raise NetworkError(f"{self._where(node)}: it draws random numbers, also in eval mode; make them constant")
         return self._evaluate(node, lambda a: self.values[a])
 
@@ -323,11 +325,6 @@ def _flat(values: Any) -> list[Any]:
 
 def _itself(made: Made) -> Made:
     return made
-
-
-def _draws(node: fx.Node) -> bool:
-    tags = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags
 
 
 def _makes_floats(node: fx.Node) -> bool:
