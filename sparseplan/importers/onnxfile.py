@@ -14,6 +14,7 @@ import numpy as np
 from sparseplan.errors import MissingExtraError, NetworkError, near
 from sparseplan.importers.draft import Draft, Imported, Known, Made, Shape
 from sparseplan.importers.onnxcall import is_float
+from sparseplan.importers.onnxconvert import MIN_CONVERTED, MIN_OPSET, converted
 from sparseplan.importers.onnxdata import DTYPES, Folder, text_of
 from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_array, known_names, short, trimmed
 from sparseplan.importers.onnxroles import constants, formulas, is_learned, is_shared
@@ -23,7 +24,6 @@ from sparseplan.ops.base import infos
 
 #: larger files are no microcontroller's networks
 MAX_BYTES = 2**30
-MIN_OPSET = 11
 
 
 def read_onnx(
@@ -97,17 +97,22 @@ def _model(path: Path) -> Model:
     newest = onnx.defs.onnx_opset_version()
     if "" not in opsets:
         raise NetworkError("names no opset of ONNX's own operators")
-    if opsets[""] < MIN_OPSET:
+    if opsets[""] < MIN_CONVERTED:
         raise NetworkError(
-            f"is of opset {opsets['']}; {MIN_OPSET} or later can be read: convert it (onnx.version_converter) or "
-            "export it anew"
+            f"is of opset {opsets['']}; {MIN_CONVERTED} or later can be read: export it anew, of opset 11 or later"
         )
     if opsets[""] > newest:
         raise NetworkError(
             f"is of opset {opsets['']}, but the onnx installed knows {newest} at most; install a newer one"
         )
     graph = GraphReader(Folder(path.absolute().parent)).graph(proto.graph)
-    return Model(graph, opsets, int(proto.ir_version), text_of(proto.producer_name), _kinds(proto.graph))
+    old = opsets[""] if opsets[""] < MIN_OPSET else None
+    if old is not None:  # what was read before is well formed
+        proto = converted(proto, old)
+        opsets[""] = MIN_OPSET
+        graph = GraphReader(Folder(path.absolute().parent)).graph(proto.graph)
+    producer = text_of(proto.producer_name)
+    return Model(graph, opsets, int(proto.ir_version), producer, _kinds(proto.graph), old)
 
 
 def _kinds(graph: Any) -> dict[str, str]:
@@ -137,6 +142,8 @@ def _imported(
         graph = replace(trimmed(graph, wanted), outputs=tuple(dict.fromkeys(wanted)))
     model = replace(model, graph=graph)
     draft = Draft("".join(c if c.isprintable() else "_" for c in name)[:128])
+    if model.converted is not None:
+        draft.note(f"opset {model.converted} was converted to {MIN_OPSET} by onnx.version_converter")
     draft.learned = lambda name: is_learned(name, model)
     draft.shared = lambda name: is_shared(graph, name)
     draft.formulas = frozenset(formulas(graph))

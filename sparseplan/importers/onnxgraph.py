@@ -116,6 +116,8 @@ class Model:
     ir_version: int
     producer: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
+    #: opset of the file, where it was another than that of the graph
+    converted: int | None = None
 
 
 class GraphReader:

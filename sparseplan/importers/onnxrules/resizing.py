@@ -68,6 +68,8 @@ def nearest(extent: int, size: int, scale: float, coordinates: str, rounding: st
         at = centre * (_F(1) - adjusted) + ((at + half) / ratio - half)
     else:
         at = (at + half) / ratio - half
+    if rounding == "simple":  # of opsets before 11
+        rounding = "ceil" if scale < 1 else "floor"
     whole = np.trunc(at)
     if rounding == "floor":
         index = np.floor(at)
@@ -89,7 +91,7 @@ def _resize(call: Call) -> Held:
         raise Malformed(f"mode={call.text('mode', '')!r} must be nearest, linear or cubic")
     old = call.node.op == "Upsample" or call.opset < 11
     coordinates = "asymmetric" if old else call.text("coordinate_transformation_mode", "half_pixel")
-    rounding = "floor" if old else call.text("nearest_mode", "round_prefer_floor")
+    rounding = "simple" if old else call.text("nearest_mode", "round_prefer_floor")
     if coordinates == "tf_crop_and_resize":
         raise Unsupported(f"coordinate_transformation_mode={coordinates!r}")
     if size == x.shape:  # ONNX Runtime copies, whatever the scales
@@ -117,7 +119,7 @@ def _nearest(
 ) -> Made:
     if coordinates not in (*COORDINATES, "half_pixel_symmetric", "tf_half_pixel_for_nn"):
         raise Unsupported(f"coordinate_transformation_mode={coordinates!r}")
-    if rounding not in ROUNDINGS:
+    if rounding not in (*ROUNDINGS, "simple"):
         raise Malformed(f"nearest_mode={rounding!r} must be one of {', '.join(ROUNDINGS)}")
     ratios = [float(_F(b) / _F(a)) for a, b in zip(x.shape, size, strict=True)] if scales is None else scales
     rows = {i: nearest(x.shape[i], size[i], ratios[i], coordinates, rounding) for i in work}
