@@ -297,13 +297,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         faults = every()
-        for fault in faults:
-            fault.mutated((PACKAGE / fault.file).read_text(encoding="utf-8"))
         if given.only:
             faults = [f for f in faults if any(w in f"{f.area} {f.id} {f.file}" for w in given.only)]
     except (FaultError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    gone = {f: why for f in faults if (why := _gone(f)) is not None}
+    faults = [f for f in faults if f not in gone]
+    for why in gone.values():
+        print(f"GONE: {why}")
     if not faults:
         print(f"no fault has {given.only} in its id, area or file", file=sys.stderr)
         return 2
@@ -336,8 +338,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if outcome.state != "passed":
             passed = False
             print(f"NO FAULT AND STILL {outcome.state}: {' '.join(job.tests)}: {outcome.tail}")
+    for why in gone.values():
+        print(f"GONE: {why}")
     print(f"{time.monotonic() - began:.0f} s")
-    return 0 if passed else 1
+    return 0 if passed and not gone else 1
+
+
+def _gone(fault: Fault) -> str | None:
+    """Why a fault no longer applies; None where it does."""
+    try:
+        fault.mutated((PACKAGE / fault.file).read_text(encoding="utf-8"))
+    except (FaultError, OSError) as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":
