@@ -11,7 +11,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from sparseplan.solve import cpsat
-from sparseplan.solve.cpsat import Clock
+from sparseplan.solve.clock import Clock, OutOfTime
 from sparseplan.solve.firstfit import Block, Ints, orders, sections
 
 PlacementStatus = Literal["PLACED", "IMPOSSIBLE", "UNKNOWN"]
@@ -21,6 +21,9 @@ PlacementStatus = Literal["PLACED", "IMPOSSIBLE", "UNKNOWN"]
 _FIRST_WORK = 0.01
 # The same for each span of a no-overlap: CP-SAT counts less than it works where these are many.
 _SPAN_WORK = 2e-6
+
+# Spans of all no-overlaps together beyond which no model is made under a limit of seconds: a gigabyte.
+_SPANS = 3_000_000
 
 # Searches in turn, with multiples of the round's limit. The first two suit training graphs, whose tightest cases fall
 # to packing alone; the others suit the public instances.
@@ -52,8 +55,13 @@ def decide(block: Block, top: Ints, clock: Clock, rounds: range | None = None) -
         clock: wall-clock and deterministic seconds that may be used.
         rounds: which rounds of search to do (each has twice the limits of the one before); None for all it takes.
     """
+    if clock.limits.seconds is not None and int((block.stop - block.start).sum()) > _SPANS:
+        return Decision("UNKNOWN", "limits")  # a model that is not made in time
     known = orders(block)
-    base, spans = _stacking(block, top)
+    try:
+        base, spans = _stacking(block, top, clock)
+    except OutOfTime:
+        return Decision("UNKNOWN", "limits")
     models: dict[str, cp_model.CpModel] = {}
     first = _FIRST_WORK + _SPAN_WORK * spans
     for number in rounds or itertools.count():
@@ -76,13 +84,13 @@ def _bases(model: cp_model.CpModel, top: Ints) -> list[cp_model.IntVar]:
     return [model.new_int_var(0, highest, f"base{g}") for g, highest in enumerate(top.tolist())]
 
 
-def _stacking(block: Block, top: Ints) -> tuple[cp_model.CpModel, int]:
+def _stacking(block: Block, top: Ints, clock: Clock) -> tuple[cp_model.CpModel, int]:
     """One no-overlap of offsets a section, and how many spans these have in all. The variables are the bases."""
     model = cp_model.CpModel()
     base = _bases(model, top)
     spans: dict[tuple[int, int, int], cp_model.IntervalVar] = {}
     count = 0
-    for section in sections(block):
+    for section in sections(block, clock.check):
         if len({g for g, _, _ in section}) < 2:
             continue
         for span in section:

@@ -9,15 +9,21 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from sparseplan.solve.manyfit import Crowd, first_gap
+
 Ints = npt.NDArray[np.int64]
 Fit = Literal["first", "best"]
+Late = Callable[[], bool]
+
+# Pairs of rectangles that live together beyond which they are not listed: a hundred megabytes.
+PAIRS = 4_000_000
 
 # Beyond every base that can occur, and far from overflow when sizes are added.
 FAR = 2**60
@@ -73,14 +79,19 @@ class Block:
         return self.reduce(np.maximum, self.offset + self.size, 0)
 
 
-def sections(block: Block) -> Iterator[tuple[tuple[int, int, int], ...]]:
+def sections(
+    block: Block, look: Callable[[], None] | None = None
+) -> Iterator[tuple[tuple[int, int, int], ...]]:  # fmt: skip
     """Each maximal set of units live at once, as (group, offset, size).
 
-    Neighbours of one group are joined, also over holes that nothing else live there could fit.
+    Neighbours of one group are joined, also over holes that nothing else live there could fit. ``look`` is called at
+    each step; what it raises ends the work, as where time is up.
     """
     block = block.compressed()
     seen: set[tuple[tuple[int, int, int], ...]] = set()
     for step in range(int(block.stop.max())):
+        if look is not None:
+            look()
         live = np.flatnonzero((block.start <= step) & (step < block.stop))
         spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
         columns = (block.owner[live], block.offset[live], block.size[live])
@@ -128,8 +139,13 @@ class Rivals:
     high: tuple[Ints, ...]
 
     @staticmethod
-    def of(block: Block) -> Rivals:
-        """Pairs of rectangles of different groups that overlap in time, gathered by group."""
+    def of(block: Block) -> Rivals | Crowd:
+        """Pairs of rectangles of different groups that overlap in time, gathered by group.
+
+        Where there are too many to be listed, a crowd, which ``fit`` takes as well.
+        """
+        if 2 * pairs(block) > PAIRS:
+            return Crowd(block.owner, block.offset, block.size, block.start, block.stop, block.count)
         who: list[list[Ints]] = [[] for _ in range(block.count)]
         low: list[list[Ints]] = [[] for _ in range(block.count)]
         high: list[list[Ints]] = [[] for _ in range(block.count)]
@@ -142,7 +158,16 @@ class Rivals:
         return Rivals(*(tuple(np.concatenate(rows) for rows in table) for table in (who, low, high)))
 
 
-def fit(rivals: Rivals, order: Sequence[int], top: Ints, how: Fit = "first") -> Ints | None:
+def pairs(block: Block) -> int:
+    """How many pairs of rectangles are live at a time together."""
+    # of those that began before, all are met but those that have ended
+    gone = np.searchsorted(np.sort(block.stop), np.sort(block.start), side="right")
+    return int((np.arange(len(gone)) - gone).sum())
+
+
+def fit(
+    rivals: Rivals | Crowd, order: Sequence[int], top: Ints, how: Fit = "first", late: Late | None = None
+) -> Ints | None:
     """Place groups one by one in ``order``, each in the lowest or in the tightest gap that takes it.
 
     Args:
@@ -150,27 +175,26 @@ def fit(rivals: Rivals, order: Sequence[int], top: Ints, how: Fit = "first") -> 
         order: every group once.
         top: the highest base allowed to each group.
         how: "first" takes the lowest gap, "best" the one with least room to spare.
+        late: whether time is up; asked now and then.
 
     Returns:
-        The base of each group, or None if one found no place.
+        The base of each group, or None if one found no place, or time was up.
     """
+    if isinstance(rivals, Crowd):
+        return rivals.fit(order, top, how, late)
     base = np.full(len(order), FAR, dtype=np.int64)
-    for group in order:
+    for done, group in enumerate(order):
+        if late is not None and done % 64 == 0 and late():
+            return None
         theirs = base[rivals.who[group]]
         placed = theirs < FAR
         theirs = theirs[placed]
         low = theirs + rivals.low[group][placed]
         sort = np.argsort(low, kind="stable")
-        # Gap k begins above the k lowest rivals and ends where the next one would be hit.
-        begin = np.empty(len(sort) + 1, dtype=np.int64)
-        begin[0] = 0
-        begin[1:] = (theirs + rivals.high[group][placed])[sort]
-        np.maximum.accumulate(begin, out=begin)
-        room = np.append(low[sort], top[group]) - begin
-        gap = int(np.argmax(room >= 0) if how == "first" else np.argmin(np.where(room >= 0, room, FAR)))
-        if room[gap] < 0 or begin[gap] > top[group]:
+        found = first_gap(low[sort], (theirs + rivals.high[group][placed])[sort], int(top[group]), how)
+        if found is None:
             return None
-        base[group] = begin[gap]
+        base[group] = found
     return base
 
 
@@ -202,7 +226,13 @@ def orders(block: Block) -> dict[str, list[int]]:
 
 
 def attempts(
-    block: Block, rivals: Rivals, top: Ints, seed: int, trials: int, extra: Mapping[str, list[int]] | None = None
+    block: Block,
+    rivals: Rivals | Crowd,
+    top: Ints,
+    seed: int,
+    trials: int,
+    extra: Mapping[str, list[int]] | None = None,
+    late: Late | None = None,
 ) -> Iterator[tuple[str, Ints]]:
     """Placements by ever other orders: the static ones, then seeded changes to the one that served best.
 
@@ -213,6 +243,7 @@ def attempts(
         seed: of the changes.
         trials: how many changed orders to try.
         extra: orders by name to try before all others.
+        late: whether time is up: then no more than the first placement is made.
 
     Yields:
         The name of the method, and the bases.
@@ -222,25 +253,34 @@ def attempts(
     best: list[int] = []
     base, least = free, FAR
     known = {**(extra or {}), **orders(block)}
+
+    def looked() -> bool:
+        """A look at the clock that ends nothing."""
+        return late is not None and late() and False
+
     for name, order in known.items():
-        found = fit(rivals, order, free)
+        found = fit(rivals, order, free, late=late if best else looked)
         if found is not None:
             yield f"first-fit, {name}", found
             peak = int((found + height).max())
             if peak < least:
                 best, base, least = order, found, peak
     for name, order in known.items():
-        found = fit(rivals, order, np.minimum(top, least - 1 - height), "best")
+        if late is not None and late():
+            return
+        found = fit(rivals, order, np.minimum(top, least - 1 - height), "best", late)
         if found is not None:
             yield f"best-fit, {name}", found
     draw = random.Random(seed)
     for _ in range(trials):
+        if late is not None and late():
+            return
         # A group that makes the peak goes earlier; a second, random move leads out of dead ends.
         changed = list(best)
         for group in (draw.choice(np.flatnonzero(base + height == least).tolist()), draw.randrange(block.count)):
             at = changed.index(group)
             changed.insert(draw.randrange(at + 1), changed.pop(at))
-        found = fit(rivals, changed, free)
+        found = fit(rivals, changed, free, late=late)
         if found is not None:
             yield "first-fit, changed order", found
             peak = int((found + height).max())

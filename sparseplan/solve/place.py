@@ -15,13 +15,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from sparseplan.errors import InternalError, ProblemError
-from sparseplan.solve.cpsat import Clock, Limits
+from sparseplan.solve.clock import Clock, Limits, OutOfTime
 from sparseplan.solve.exactfit import PlacementStatus, decide
 from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, sections, widest_hole
 from sparseplan.units import align_up
@@ -30,6 +31,10 @@ Bools = npt.NDArray[np.bool_]
 
 # Groups that first-fit places anew in changed orders before exact search is begun: some tenths of a second.
 _REFITS = 15_000
+# Groups beyond which first-fit comes before all else.
+MANY = 2000
+# Share of the time for a lower bound that counts holes inside groups.
+_BOUNDING = 0.1
 # Divides between small and large groups that are tried.
 _DIVIDES = 16
 # No size or step may reach this, nor all sizes together, so that 64 bits hold every sum.
@@ -124,8 +129,16 @@ def place(groups: Sequence[Group], capacity: int, alignment: int = 1, limits: Li
     _check_capacity(capacity)
     if not groups:
         return Placement("PLACED", (), 0, "nothing to place", clock.elapsed())
-    task = _Task.of(groups, alignment)
-    return task.result(_Search(task, min(capacity, task.stacked()), clock).run(), clock)
+    task = _Task.of(groups, alignment, clock)
+    if len(groups) > MANY:
+        first = task.quick(clock, [])
+        if first.peak <= capacity:
+            return task.result(first, clock)
+    answer = _Search(task, min(capacity, task.stacked()), clock).run()
+    if answer.status == "UNKNOWN" and clock.late() and len(groups) <= MANY:  # no worse than first-fit, however late
+        first = task.quick(clock, [])
+        answer = first if first.peak <= capacity else answer
+    return task.result(answer, clock)
 
 
 def place_min(
@@ -155,7 +168,7 @@ def place_min(
         _check_capacity(capacity)
     if not groups:
         return Placement("PLACED", (), 0, "nothing to place", clock.elapsed()), 0
-    task = _Task.of(groups, alignment)
+    task = _Task.of(groups, alignment, clock)
     bound = task.attainable(task.bound)
     if capacity is not None and bound > capacity:
         return Placement("IMPOSSIBLE", (), 0, "live bytes", clock.elapsed()), bound
@@ -222,7 +235,7 @@ class _Task:
     bound: int
 
     @staticmethod
-    def of(groups: Sequence[Group], alignment: int) -> _Task:
+    def of(groups: Sequence[Group], alignment: int, clock: Clock | None = None) -> _Task:
         if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1:
             raise ProblemError(f"alignment={alignment!r}: give an integer >= 1")
         rows: list[tuple[int, int, int, int, int]] = []
@@ -245,10 +258,13 @@ class _Task:
         exact = np.array(extent, dtype=np.int64)
         # The topmost bytes need not be rounded, so the bound forgives the largest rounding of a top.
         slack = block.height() * unit - exact
-        bound = int(exact.max())
-        for section in sections(block):
-            live = sum(size for _, _, size in section) * unit
-            bound = max(bound, live - max(int(slack[g]) for g, _, _ in section))
+        bound = max(int(exact.max()), int((_live(block) * unit - _at_most(block, slack)).max()))
+        if len(block.owner) > block.count:  # holes in groups that nothing could fill
+            part = None if clock is None or clock.limits.seconds is None else _BOUNDING * clock.limits.seconds
+            with suppress(OutOfTime):
+                for section in sections(block, None if clock is None else clock.part(part).check):
+                    live = sum(size for _, _, size in section) * unit
+                    bound = max(bound, live - max(int(slack[g]) for g, _, _ in section))
         return _Task(block, unit, lowest, exact, bound)
 
     def top(self, capacity: int) -> Ints:
@@ -273,7 +289,7 @@ class _Task:
         far = np.full(self.block.count, 2**58)
         extra = {f"as before ({i})": np.argsort(known, kind="stable").tolist() for i, known in enumerate(like, 1)}
         trials = _trials(_REFITS // 8 if like else _REFITS, self.block)
-        for method, base in attempts(self.block, rivals, far, clock.limits.seed, trials, extra):
+        for method, base in attempts(self.block, rivals, far, clock.limits.seed, trials, extra, clock.late):
             if best.status == "UNKNOWN" or self.peak(base) < best.peak:
                 best = _Answer("PLACED", base, self.peak(base), method)
             if best.peak <= self.bound or clock.late():
@@ -285,6 +301,25 @@ class _Task:
         if answer.status == "PLACED":
             offsets = tuple(b * self.unit - low for b, low in zip(answer.base.tolist(), self.lowest, strict=True))
         return Placement(answer.status, offsets, answer.peak, answer.method, clock.elapsed())
+
+
+def _live(block: Block) -> Ints:
+    """Units live at each step at which something begins."""
+    steps = np.unique(block.start)
+    change = np.zeros(len(steps) + 1, dtype=np.int64)
+    np.add.at(change, np.searchsorted(steps, block.start), block.size)
+    np.subtract.at(change, np.searchsorted(steps, block.stop), block.size)
+    return np.cumsum(change[:-1])
+
+
+def _at_most(block: Block, slack: Ints) -> Ints:
+    """The most slack of a group that is live, at each step at which something begins."""
+    steps = np.unique(block.start)
+    first, last = np.searchsorted(steps, block.start), np.searchsorted(steps, block.stop)
+    most = np.zeros(len(steps), dtype=np.int64)
+    for row in np.argsort(slack[block.owner], kind="stable").tolist():  # larger ones over smaller ones
+        most[first[row] : last[row]] = slack[block.owner[row]]
+    return most
 
 
 def _joined(rows: list[tuple[int, int, int, int, int]]) -> list[tuple[int, int, int, int, int]]:
@@ -320,7 +355,10 @@ class _Search:
         if task.bound > self.capacity:
             return _Answer("IMPOSSIBLE", method="live bytes")
         base = np.zeros(task.block.count, dtype=np.int64)
-        status = self.settle(base)
+        try:
+            status = self.settle(base)
+        except OutOfTime:
+            self.methods, status = ["limits"], "UNKNOWN"
         if status != "PLACED":
             return _Answer(status, method=self.methods[-1] if self.methods else "limits")
         if task.peak(base) > self.capacity:
@@ -338,6 +376,7 @@ class _Search:
         agenda = [(list(range(len(base))), 0)]
         while agenda:
             groups, floor = agenda.pop()
+            self.clock.check()
             for part in self.parts(groups):
                 rest, ground = self.stack(part, floor, base)
                 if not rest:
@@ -378,9 +417,11 @@ class _Search:
         begin, end = int(block.start.min()), int(block.stop.max())
         count = np.bincount(block.owner, minlength=block.count)
         hole = widest_hole(block)
+        row_of = np.zeros(block.count, dtype=np.int64)
+        row_of[block.owner[::-1]] = np.arange(len(block.owner))[::-1]  # the first of each
         rest: list[int] = []
         for i, group in enumerate(part):
-            row = int(np.argmax(block.owner == i))
+            row = int(row_of[i])
             size = int(block.size[row])
             always = count[i] == 1 and int(block.start[row]) == begin and int(block.stop[row]) == end
             exact = size * task.unit == int(task.extent[group]) or self.capacity % task.unit == 0
@@ -422,11 +463,13 @@ class _Search:
         large = [g for g, s in zip(groups, low.tolist(), strict=True) if not s]
         block = self.task.block.subset(small).compressed()
         tall, far = block.height(), np.full(block.count, 2**58)
-        tries = attempts(block, Rivals.of(block), far, self.clock.limits.seed, _trials(_REFITS // 8, block))
+        self.clock.check()
+        trials = _trials(_REFITS // 8, block)
+        tries = attempts(block, Rivals.of(block), far, self.clock.limits.seed, trials, late=self.clock.late)
         lower = min((found for _, found in tries), key=lambda found: int((found + tall).max()))
         block = self.task.block.subset(large).compressed()
         top = self.task.top(self.capacity)[large] - floor - int((lower + tall).max())
-        most = max(sum(size for _, _, size in section) for section in sections(block))
+        most = max(sum(size for _, _, size in section) for section in sections(block, self.clock.check))
         if int(top.min()) < 0 or most > int((top + block.height()).max()):
             return None
         return small, large, lower, top
@@ -435,7 +478,8 @@ class _Search:
         """Bases of the large groups at ``top`` or below: by first-fit, or by these rounds of exact search."""
         block = self.task.block.subset(large).compressed()
         if rounds is None:
-            tries = attempts(block, Rivals.of(block), top, self.clock.limits.seed, _trials(_REFITS, block))
+            trials = _trials(_REFITS, block)
+            tries = attempts(block, Rivals.of(block), top, self.clock.limits.seed, trials, late=self.clock.late)
             return next((found for _, found in tries if bool((found <= top).all())), None)
         decision = decide(block, top, self.clock, rounds)
         return decision.base if decision.status == "PLACED" else None
@@ -447,9 +491,10 @@ class _Search:
         if int(top.min()) < 0:
             self.methods.append("live bytes")
             return "IMPOSSIBLE"
+        trials = _trials(self.refits, block)
         for method, found in attempts(
-            block, Rivals.of(block), top, self.clock.limits.seed, _trials(self.refits, block)
-        ):
+            block, Rivals.of(block), top, self.clock.limits.seed, trials, late=self.clock.late
+        ):  # fmt: skip
             if bool((found <= top).all()):
                 self.methods.append(method)
                 base[groups] = found + floor
