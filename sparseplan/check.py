@@ -80,11 +80,11 @@ class CheckReport:
     def text(self) -> str:
         """A row each for before, every update set (mean ± spread) and every baseline."""
         names = list(self.better)
-        rows: list[list[object]] = [["before", *(f"{self.before[m]:.3f}" for m in names)]]
+        rows: list[list[object]] = [["before", *(_short(self.before[m]) for m in names)]]
         for name, runs in self.after.items():
-            cells = (f"{self.mean(name, m):.3f} ± {self.spread(name, m):.3f}" for m in names)
+            cells = (f"{_short(self.mean(name, m))} ± {_short(self.spread(name, m))}" for m in names)
             rows.append([f"{name} ({len(runs)} seeds)", *cells])
-        rows += [[f"baseline: {n}", *(f"{v[m]:.3f}" for m in names)] for n, v in self.baselines.items()]
+        rows += [[f"baseline: {n}", *(_short(v[m]) for m in names)] for n, v in self.baselines.items()]
         arrows = [f"{m} {'↑' if self.better[m] == 'higher' else '↓'}" for m in names]
         text = f"task {self.task}, test split\n" + table(("", *arrows), rows, [False] + [True] * len(names))
         return text + "".join(f"\n{line}" for name in self.training for line in self._arena(name))
@@ -236,6 +236,11 @@ def _train(
         name: tuple(found[job.key] for job in runs[name]) if name in runs else (still[name],) * len(chosen)
         for name in wanted
     }
+
+
+def _short(value: float) -> str:
+    """Three decimals, or three digits of what is small."""
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

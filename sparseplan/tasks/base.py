@@ -25,7 +25,7 @@ class Split:
     """Samples to train on or to measure with. Arrays are kept as read-only views.
 
     Attributes:
-        x: (n, *input) float32, finite: the network's input.
+        x: (n, *input) float32, finite, or int32 (what an embedding looks up): the network's input.
         target: (n, *output) what the loss compares the output with: float32 with NaN where
             there is no label, or integer classes.
         truth: (n, ...) what metrics compare with; floats (NaN: unknown) or integers.
@@ -45,7 +45,9 @@ class Split:
             array = np.asarray(getattr(self, name))
             if array.dtype.kind not in "fiu":
                 raise DataError(f"{name} has dtype={array.dtype}; give floats, or integers for classes")
-            if array.dtype.kind == "f" or name == "x":
+            if name == "x" and array.dtype.kind == "i" and array.size and abs(array).max() < 2**31:
+                array = array.astype(np.int32, copy=False)
+            elif array.dtype.kind == "f" or name == "x":
                 array = array.astype(np.float32, copy=False)
             if array.ndim == 0 or len(array) == 0:
                 raise DataError(f"{name} of shape {array.shape} holds no samples; a split needs at least one")

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparseplan.errors import DataError
 from sparseplan.run.trainer import TrainSettings
 from sparseplan.tasks.base import Array, Better, Split, Task
+from sparseplan.tasks.linear import RIDGES, Ridge
 
 #: every metric and which way it improves
 CLASS_METRICS: Mapping[str, Better] = MappingProxyType(
     {"accuracy": "higher", "macro_f1": "higher", "cross_entropy": "lower"}
 )
 SETTINGS = TrainSettings(loss="cross_entropy", optimizer="adam", lr=2e-3, lr_drop=((2 / 3, 0.1),), epochs=20, batch=16)
-#: ridge of the linear baseline, relative to the mean squared size of an input
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 def class_metrics(logits: Array, classes: Array) -> dict[str, float]:
@@ -94,7 +92,7 @@ class ClassificationTask(Task):
         ``linear``: least squares from the input to one of each class, with the ridge that is most
         accurate on ``val``; its logits are scaled to the lowest cross-entropy there.
         """
-        known, tried, tested = (s.x.reshape(len(s), -1).astype(np.float64) for s in (self.train, self.val, self.test))
+        known, tested = (s.x.reshape(len(s), -1).astype(np.float64) for s in (self.train, self.test))
         classes, truth = self.classes, self.train.truth
         one_hot = np.eye(classes)[truth]
         shares = (one_hot.sum(axis=0) + 1) / (len(truth) + classes)
@@ -103,30 +101,14 @@ class ClassificationTask(Task):
         counts = one_hot.sum(axis=0)
         means = (one_hot.T @ known) / np.maximum(counts, 1)[:, None]
         variance = float(((known - means[truth]) ** 2).mean()) + 1e-12
-        distances = ((tested[:, None, :] - means[None]) ** 2).sum(axis=2)
+        distances = np.stack([((tested - mean) ** 2).sum(axis=1) for mean in means], axis=1)
         # a class without samples has no mean: it is as far away as can be
         distances[:, counts == 0] = distances.max() + 1
         rows["nearest mean"] = class_metrics(-distances / (2 * variance), self.test.truth)
 
-        fits = [_ridge(known, one_hot, ridge) for ridge in RIDGES]
-        best = max(fits, key=lambda fit: class_metrics(_linear(tried, fit), self.val.truth)["accuracy"])
-        scales = np.geomspace(0.5, 64, 15)
-        chosen = min(
-            scales, key=lambda s: class_metrics(_linear(tried, best) * float(s), self.val.truth)["cross_entropy"]
-        )
-        rows["linear"] = class_metrics(_linear(tested, best) * float(chosen), self.test.truth)
+        fits = [Ridge(self.train.x, one_hot, ridge) for ridge in RIDGES]
+        best = max(fits, key=lambda fit: class_metrics(fit(self.val.x), self.val.truth)["accuracy"])
+        tried, scales = best(self.val.x), np.geomspace(0.5, 64, 15)
+        chosen = min(scales, key=lambda s: class_metrics(tried * float(s), self.val.truth)["cross_entropy"])
+        rows["linear"] = class_metrics(best(self.test.x) * float(chosen), self.test.truth)
         return rows
-
-
-def _ridge(x: NDArray[np.float64], y: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
-    """Coefficients (p + 1, k) of the ridge regression of y (n, k) on x (n, p); the constant is not shrunk."""
-    centre, usual = x.mean(axis=0), y.mean(axis=0)
-    inner = x - centre
-    square = inner.T @ inner
-    square += ridge * max(float(np.trace(square)) / len(square), 1e-12) * np.eye(len(square))
-    slope = np.linalg.solve(square, inner.T @ (y - usual))
-    return np.vstack([slope, usual - centre @ slope])
-
-
-def _linear(x: NDArray[np.float64], fit: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(x @ fit[:-1] + fit[-1], np.float64)

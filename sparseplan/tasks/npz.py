@@ -4,11 +4,13 @@
 positive or 4 m and more where it saw nothing; ``fb``, one number or (n,): the disparity of a
 surface one metre away; ``split`` (n,): 0 train, 1 val, 2 test. Other arrays are ignored.
 
-**One's own.** ``kind`` is ``depth`` or ``classify``; then, for each of ``train``, ``val``, ``test``:
+**One's own.** ``kind`` is ``depth``, ``classify`` or ``regress``; then, for each of ``train``, ``val``, ``test``:
 
-- ``train_x`` (n, *input): the network's input, float (as it is) or uint8 (divided by 255);
+- ``train_x`` (n, *input): the network's input, float (as it is), uint8 (divided by 255) or other integers (as they
+  are: what an embedding looks up);
 - ``train_target``: for ``depth`` disparity (n, h, w) or (n, 1, h, w), not positive or NaN where
-  unknown; for ``classify`` classes (n,), integers from 0;
+  unknown; for ``classify`` classes (n,), integers from 0; for ``regress`` numbers (n, *output), NaN where unknown, or
+  left out of all three where the input is its own target (an auto-encoder);
 - ``train_truth``, for ``depth``, optional: metres (n, h, w), not positive or NaN where unknown;
   without it, ``fb`` over the target.
 
@@ -34,9 +36,11 @@ from sparseplan.tasks.base import Array, Split, Task
 from sparseplan.tasks.classify import SETTINGS as CLASSIFY
 from sparseplan.tasks.classify import ClassificationTask
 from sparseplan.tasks.real import SETTINGS, RealDepthTask, check_labels, one_fb, pictures, sensor_split
+from sparseplan.tasks.regress import SETTINGS as REGRESS
+from sparseplan.tasks.regress import RegressionTask
 
 PARTS = ("train", "val", "test")
-KINDS = ("depth", "classify")
+KINDS = ("depth", "classify", "regress")
 _CAPTURES = ("image", "depth", "fb", "split")
 
 
@@ -102,10 +106,14 @@ def _own(arrays: Mapping[str, Array], name: str) -> Task:
     if kind not in KINDS:
         raise DataError(f"kind={kind!r} is unknown{near(kind, KINDS)}")
     called = text(arrays["name"], "name") if "name" in arrays else name
-    settings = _settings(arrays, SETTINGS if kind == "depth" else CLASSIFY)
+    settings = _settings(arrays, {"depth": SETTINGS, "classify": CLASSIFY, "regress": REGRESS}[kind])
     if kind == "classify":
         train, val, test = (_classes(arrays, part) for part in PARTS)
         return ClassificationTask(called, train, val, test, settings)
+    if kind == "regress":
+        own = not any(f"{part}_target" in arrays for part in PARTS)
+        train, val, test = (_numbers(arrays, part, own) for part in PARTS)
+        return RegressionTask(called, train, val, test, settings)
     fb = number(_need(arrays, "fb"), "fb")
     one_fb(np.array([fb]), "fb")
     limits = {key: number(arrays[key], key) for key in ("low", "high") if key in arrays}
@@ -124,14 +132,17 @@ def _settings(arrays: Mapping[str, Array], usual: TrainSettings) -> TrainSetting
     return replace(usual, **changes)
 
 
-def _inputs(arrays: Mapping[str, Array], part: str) -> Array:
+def _inputs(arrays: Mapping[str, Array], part: str, whole: bool = False) -> Array:
     x = _need(arrays, f"{part}_x")
-    if x.ndim < 2 or 0 in x.shape[1:]:
+    if x.ndim < 1 or 0 in x.shape[1:]:
         raise DataError(f"{part}_x has shape {x.shape}, expected (n, *input)")
     if x.dtype == np.uint8:
         return x.astype(np.float32) / np.float32(255)
-    if x.dtype.kind != "f":
-        raise DataError(f"{part}_x has dtype={x.dtype}; give floats, or uint8 to be divided by 255")
+    if x.dtype.kind not in ("fiu" if whole else "f"):
+        other = ", or integers to be looked up" if whole else ""
+        raise DataError(f"{part}_x has dtype={x.dtype}; give floats, or uint8 to be divided by 255{other}")
+    if x.dtype.kind == "u":
+        x = x.astype(np.int64)
     return x
 
 
@@ -139,7 +150,22 @@ def _classes(arrays: Mapping[str, Array], part: str) -> Split:
     target = _need(arrays, f"{part}_target")
     if target.ndim != 1 or target.dtype.kind not in "iu":
         raise DataError(f"{part}_target has dtype={target.dtype}, shape {target.shape}; expected integer classes (n,)")
-    return Split(_inputs(arrays, part), target[:, None], target)
+    return Split(_inputs(arrays, part, whole=True), target[:, None], target)
+
+
+def _numbers(arrays: Mapping[str, Array], part: str, own: bool) -> Split:
+    x = _inputs(arrays, part, whole=True)
+    if own:
+        target = x.astype(np.float32)
+    else:
+        target = _need(arrays, f"{part}_target")
+        if target.ndim < 1 or target.dtype.kind not in "fiu" or 0 in target.shape[1:]:
+            raise DataError(f"{part}_target has dtype={target.dtype}, shape {target.shape}; expected numbers "
+                            "(n, *output)")  # fmt: skip
+        target = target.astype(np.float32)
+    if target.ndim == 1:
+        target = target[:, None]
+    return Split(x, target, target)
 
 
 def _dense(arrays: Mapping[str, Array], part: str, fb: float) -> Split:
