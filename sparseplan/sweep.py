@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from sparseplan.errors import InternalError, OutputError, ProblemError
 from sparseplan.planfile import write_plan
 from sparseplan.problem import Problem
 from sparseplan.scalars import plain, plain_arguments
-from sparseplan.solve.clock import Clock, Limits
+from sparseplan.solve.clock import Clock, Limits, alive
 from sparseplan.solve.front import AXES, EFFORT, POINT, Found, Window, bounded, cost_of, share, walk
 from sparseplan.solve.pipeline import Effort
 from sparseplan.solve.search import solve
@@ -40,8 +38,6 @@ LEVELS_A_STRETCH = 8
 TIME = "time"
 #: seconds for a whole front where no limit is given
 TIME_LIMIT = 600.0
-#: seconds between signs of life while other processes work
-SILENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -290,24 +286,8 @@ def _all_walked(stretches: Sequence[_Stretch], jobs: int, clock: Clock) -> Itera
     left = clock.left()
     until = None if left.seconds is None else time.time() + left.seconds
     pool = joblib.Parallel(n_jobs=min(jobs, len(stretches)), return_as="generator_unordered")
-    with _alive(left):
+    with alive(left):
         yield from pool(joblib.delayed(_Stretch.elsewhere)(s, left.seed, until) for s in stretches)
-
-
-@contextmanager
-def _alive(limits: Limits) -> Iterator[None]:
-    """Signs of life from a thread, while this one waits for other processes."""
-    done = threading.Event()
-
-    def beat() -> None:
-        while not done.wait(SILENCE / 2):
-            limits.beat()
-
-    threading.Thread(target=beat, daemon=True, name="signs of life").start()
-    try:
-        yield
-    finally:
-        done.set()
 
 
 def undominated(points: Iterable[FrontPoint]) -> list[FrontPoint]:

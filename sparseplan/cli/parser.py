@@ -132,7 +132,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("selftest", "Check the planner's theorems on a network of yours.", planning.self_test)
     _network_argument(sub)
-    sub.add_argument("--seconds", type=_seconds, default=60.0, help="time to spend (default %(default)s)")
+    sub.add_argument("--time-limit", "--seconds", dest="seconds", type=_seconds, default=60.0, metavar="S",
+                     help="seconds for all theorems together (default %(default)s)")  # fmt: skip
     sub.add_argument("--seed", type=_seed, default=0)
     return top
 

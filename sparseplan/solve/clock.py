@@ -7,8 +7,10 @@ stages. A look also lets the pulse beat, so progress is reported by the thread t
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sparseplan.errors import ProblemError
@@ -132,6 +134,23 @@ class Clock:
     def spend(self, work: float) -> None:
         """Count deterministic seconds as used."""
         self.worked += work
+
+
+@contextmanager
+def alive(limits: Limits) -> Iterator[None]:
+    """Signs of life from a thread of its own, while this one cannot give any: other processes work, or NumPy does."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(SILENCE / 2):
+            limits.beat()
+
+    if limits.pulse is not None:
+        threading.Thread(target=beat, daemon=True, name="signs of life").start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _least(a: float | None, b: float | None) -> float | None:

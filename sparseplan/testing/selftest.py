@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from sparseplan.ops.opaque import Opaque
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem, resolve_choices, resolve_values
 from sparseplan.scalars import plain_arguments
-from sparseplan.solve.cpsat import Limits
+from sparseplan.solve.clock import Clock, Limits, alive
 from sparseplan.steps import MAIN, PAGE_LEVEL, TrainingOptions, UpdateSet
 from sparseplan.tables import table
 from sparseplan.testing import optima, theorems
@@ -25,6 +24,9 @@ from sparseplan.testing.gradients import check_full_gradients, check_pruned_grad
 from sparseplan.testing.peers import trainable
 from sparseplan.testing.rows import check_rows
 
+#: share of the time that one plan may take, and seconds that each gets
+SHARE = 0.05
+LEAST_SECONDS = 0.2
 #: sets of decisions that brute force may try on one case
 MOST_DECISIONS = 400
 
@@ -76,10 +78,17 @@ class _Skip(Exception):
 class _Cases:
     """Draws problems on a network, the plainest first."""
 
-    def __init__(self, network: Network, device: Device, rng: random.Random, limits: Limits) -> None:
-        self.network, self.device, self.rng, self.limits = network, device, rng, limits
+    def __init__(self, network: Network, device: Device, rng: random.Random, clock: Clock) -> None:
+        self.network, self.device, self.rng, self.clock = network, device, rng, clock
         self.reachable = trainable(network)
         self._solved: dict[int, tuple[Problem, Plan]] = {}
+
+    @property
+    def limits(self) -> Limits:
+        """Of one plan: a small share of all the time, and no more than is left but for a moment."""
+        seconds = self.clock.limits.seconds or 0.0
+        left = self.clock.left().seconds or 0.0
+        return Limits(max(min(max(1.0, SHARE * seconds), left), LEAST_SECONDS), self.clock.limits.seed)
 
     def options(self, i: int, dtype: str | None = None) -> TrainingOptions:
         rng, alignment = self.rng, self.device.level(MAIN).alignment
@@ -141,7 +150,7 @@ class _Cases:
 
 def _theorems(cases: _Cases) -> dict[str, Callable[[int], None]]:
     """Each theorem as a check of its ``i``-th case."""
-    rng, limits = cases.rng, cases.limits
+    rng = cases.rng
 
     def feasible(i: int) -> Plan:
         plan = cases.solved(i)[1]
@@ -152,7 +161,8 @@ def _theorems(cases: _Cases) -> dict[str, Callable[[int], None]]:
     def brute(i: int) -> None:
         problem = cases.problem(i, parameters=4)
         try:
-            optima.check_exact_equals_brute_force(problem, None, MOST_DECISIONS)
+            plan = theorems.solved(problem, cases.limits)
+            optima.check_exact_equals_brute_force(problem, plan, MOST_DECISIONS)
         except ProblemError as error:
             raise _Skip(str(error)) from error
 
@@ -164,18 +174,18 @@ def _theorems(cases: _Cases) -> dict[str, Callable[[int], None]]:
     def budget(i: int) -> None:
         problem = cases.problem(i)
         sizes = [cases.budget(problem, share).level(MAIN).bytes or 1 for share in (0.1, 0.5, 1.0)]
-        tell(optima.check_more_budget(problem, sizes, limits), "no two budgets were solved to the proof in time")
+        tell(optima.check_more_budget(problem, sizes, cases.limits), "no two budgets were solved to the proof in time")
 
     def must(i: int) -> None:
         problem, plan = cases.solved(i)
         name = rng.choice(list(problem.choices))
-        said = optima.check_must(problem, {name: problem.choices[name][0]}, plan, limits)
+        said = optima.check_must(problem, {name: problem.choices[name][0]}, plan, cases.limits)
         tell(said, "not solved to the proof in time")
 
     def savings(i: int) -> None:
         problem = cases.problem(i)
         problem = replace(problem, savings=cases.savings() or ("recompute",))
-        tell(optima.check_savings(problem, None, limits), "not solved to the proof in time")
+        tell(optima.check_savings(problem, None, cases.limits), "not solved to the proof in time")
 
     def computed() -> None:
         for op in cases.network.ops:
@@ -209,10 +219,10 @@ def _theorems(cases: _Cases) -> dict[str, Callable[[int], None]]:
         tell(optima.check_exact_at_least_greedy(*cases.solved(i)), "greedy finds no plan")
 
     def same(i: int) -> None:
-        tell(optima.check_same_seed(cases.problem(i), limits), "the time limit cut the search short")
+        tell(optima.check_same_seed(cases.problem(i), cases.limits), "the time limit cut the search short")
 
     def renaming(i: int) -> None:
-        tell(optima.check_renaming(cases.problem(i), None, limits), "the time limit cut the search short")
+        tell(optima.check_renaming(cases.problem(i), None, cases.limits), "the time limit cut the search short")
 
     return {
         "JSON round-trips": json,
@@ -247,8 +257,8 @@ def selftest(
         device: what to plan for, its main memory aside, which is drawn; by default a bare one.
         examples: cases of each theorem.
         seed: of what is drawn; same seed, same cases, save those that the time does not allow.
-        seconds: for all theorems together; one case of each is begun whatever the time.
-        progress: called with a line of text before each theorem.
+        seconds: for all theorems together; those that are not begun in time are skipped.
+        progress: called with a line of text before each theorem, and now and then.
 
     Raises:
         ProblemError: examples or seconds that are no positive number.
@@ -257,25 +267,24 @@ def selftest(
         raise ProblemError(f"examples={examples!r} must be a whole number, at least 1")
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
         raise ProblemError(f"seconds={seconds!r} must be a positive number")
-    limits = Limits(max(1.0, seconds / 20), seed)
+    clock = Clock(Limits(float(seconds), seed).told(progress))
     target = custom() if device is None else load_device(device)
-    cases = _Cases(network, target, random.Random(seed), limits)
-    began = time.perf_counter()
+    cases = _Cases(network, target, random.Random(seed), clock)
     found: list[SelftestRow] = []
     checks = _theorems(cases)
-    for k, (name, check) in enumerate(checks.items()):
-        if progress is not None:
-            progress(f"{k + 1}/{len(checks)} {name}")
-        left = seconds - (time.perf_counter() - began)
-        cases.rng.seed(f"{seed} {name}")  # what one theorem had time for does not move the cases of the next
-        found.append(_check(name, check, examples, max(0.0, left) / (len(checks) - k)))
-    return SelftestReport(network.name, seed, time.perf_counter() - began, tuple(found))
+    with alive(clock.limits):
+        for k, (name, check) in enumerate(checks.items()):
+            clock.limits.say(f"{k + 1}/{len(checks)} {name}")
+            cases.rng.seed(f"{seed} {name}")  # what one theorem had time for does not move the cases of the next
+            left = clock.left().seconds or 0.0
+            found.append(_check(name, check, examples, clock.part(left / (len(checks) - k)), clock))
+    return SelftestReport(network.name, seed, clock.elapsed(), tuple(found))
 
 
-def _check(name: str, check: Callable[[int], None], examples: int, seconds: float) -> SelftestRow:
-    began, done, skipped = time.perf_counter(), 0, ""
+def _check(name: str, check: Callable[[int], None], examples: int, part: Clock, whole: Clock) -> SelftestRow:
+    done, skipped = 0, ""
     for i in range(examples):
-        if i and time.perf_counter() - began > seconds:
+        if (part if i else whole).late():
             skipped = skipped or f"out of time before case {i + 1} of {examples}"
             break
         try:
