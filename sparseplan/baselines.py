@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sparseplan.api import limits_of
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
-from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.front import AXES, EFFORT, bounded, cost_of
+from sparseplan.solve.clock import Clock, Limits
+from sparseplan.solve.front import AXES, EFFORT, bounded, cost_of, share
 from sparseplan.solve.search import solve
 
 
@@ -31,17 +32,20 @@ class Baseline:
     cost: int
 
 
-def plan_for(problem: Problem, update: Mapping[str, float]) -> Plan:
+def plan_for(problem: Problem, update: Mapping[str, float], limits: Limits | None = None) -> Plan:
     """The plan of least bytes for exactly this update set, within the problem's own budgets.
 
+    Args:
+        limits: of the search, which without goes on until proven; cut short, the plan may not be of least bytes.
+
     Raises:
-        ProblemError: the problem does not allow this set, or its budgets do not hold it.
+        ProblemError: the problem does not allow this set, or its budgets do not hold it, or time was up.
     """
     exact = replace(
         problem, choices={p: (r,) for p, r in update.items()}, must=dict(update), terms=(), ties=(),
         values={p: {r: problem.values[p][r]} for p, r in update.items()},
     )  # fmt: skip
-    plan = solve(exact, Limits(), order=("peak", "area"), effort=EFFORT)
+    plan = solve(exact, limits, order=("peak", "area"), effort=EFFORT)
     if not plan.feasible:
         text = plan.reason.message if plan.reason is not None else plan.status
         raise ProblemError(f"update set of {len(update)} parameters: {text}")
@@ -86,7 +90,9 @@ def by_hand(
     return found
 
 
-def random_set(problem: Problem, axis: str, budget: int, seed: int) -> dict[str, float]:
+def random_set(
+    problem: Problem, axis: str, budget: int, seed: int, limits: Limits | None = None
+) -> dict[str, float]:  # fmt: skip
     """A random update set that leaves no room: the best one for random values of parameters, at a budget.
 
     The worth of a parameter is drawn from [0, 1) and grows with the root of the fraction, so that
@@ -96,7 +102,7 @@ def random_set(problem: Problem, axis: str, budget: int, seed: int) -> dict[str,
     drawn = {p: rng.random() for p in problem.choices}
     values = {p: {r: drawn[p] * r**0.5 for r in fractions} for p, fractions in problem.choices.items()}
     asked = bounded(replace(problem, values=values, terms=()), axis, budget)
-    plan = solve(asked, Limits(None, seed), effort=EFFORT)
+    plan = solve(asked, replace(limits or Limits(), seed=seed), effort=EFFORT)
     return dict(plan.update)
 
 
@@ -107,24 +113,37 @@ def baselines(
     blocks: Iterable[tuple[str, Sequence[str]]] = (),
     random_budgets: Sequence[int] = (),
     random_sets: int = 2,
+    time_limit: float | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[Baseline, ...]:
     """What people choose by hand, and random sets at each of some budgets, with what each needs.
 
     Sets that the problem's caps (bytes of each memory, MACs) forbid are left out.
+
+    Args:
+        time_limit: seconds for planning all of them; those for which none are left are left out. None searches until
+            each is proven.
+        progress: called with a line of text now and then.
 
     Raises:
         ProblemError: an unknown axis.
     """
     if axis not in AXES:
         raise ProblemError(f"axis={axis!r} must be one of {', '.join(AXES)}")
+    clock = Clock(limits_of(time_limit, 0).told(progress))
     named = by_hand(problem, blocks)
-    for budget in random_budgets:
-        named += [("random", f"random {i + 1} at {budget:,}", random_set(problem, axis, budget, i))
-                  for i in range(random_sets)]  # fmt: skip
+    drawn = [(budget, i) for budget in random_budgets for i in range(random_sets)]
+    left = len(named) + 2 * len(drawn)
+    for n, (budget, i) in enumerate(drawn):
+        update = random_set(problem, axis, budget, i, share(clock, 1 / (left - n)))
+        named.append(("random", f"random {i + 1} at {budget:,}", update))
     found = []
-    for kind, name, update in named:
+    for n, (kind, name, update) in enumerate(named):
+        if n and clock.late():
+            break
+        clock.limits.say(f"baselines: {name}")
         try:
-            plan = plan_for(problem, update)
+            plan = plan_for(problem, update, share(clock, 1 / (len(named) - n)))
         except ProblemError:
             continue
         found.append(Baseline(kind, name, update, cost_of(plan, axis)))

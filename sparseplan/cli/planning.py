@@ -112,7 +112,8 @@ def _train(args: argparse.Namespace, front: sweep.Front) -> TrainedFront:
     drawn = sorted({costs[len(costs) // 4], costs[len(costs) // 2], costs[3 * len(costs) // 4]})
     blocks = [(u.name, u.parameters) for u in named_units(network, args.blocks or "block", front.problem.choices)]
     progress("planning baselines")
-    rivals = baselines(front.problem, args.axis, blocks=blocks, random_budgets=drawn, random_sets=args.random)
+    rivals = baselines(front.problem, args.axis, blocks=blocks, random_budgets=drawn, random_sets=args.random,
+                       time_limit=args.time_limit, progress=progress)  # fmt: skip
     return train_front(
         few, weights, task, against=rivals, seeds=args.seeds, settings=training_settings(args, task.settings),
         jobs=args.jobs, store=args.store, progress=progress,

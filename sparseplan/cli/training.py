@@ -31,6 +31,7 @@ from sparseplan.planfile import read_plan
 from sparseplan.problem import match
 from sparseplan.run import plan_settings
 from sparseplan.run.settings import TrainSettings
+from sparseplan.solve.clock import Limits, alive
 from sparseplan.steps import UpdateSet
 from sparseplan.tables import table
 from sparseplan.tasks import Task
@@ -89,7 +90,10 @@ def value(args: argparse.Namespace) -> int:
         facts: dict[str, str | int | float | bool] = {
             "network": net.name, "task": args.task, "samples": args.samples, "seed": args.seed
         }  # fmt: skip
-        made = ValueTable(args.by, measured(args, net, args.by), facts)
+        limits = Limits().told(progress)
+        limits.say(f"measuring {args.by}")
+        with alive(limits):
+            made = ValueTable(args.by, measured(args, net, args.by), facts)
         progress_end()
         write_values(made, args.out)
         rows = sorted(((max(t.values()), p) for p, t in made.values.items()), reverse=True)
@@ -100,10 +104,12 @@ def value(args: argparse.Namespace) -> int:
     choices = choices_of(args, net)
     base = {p: 1.0 for pattern in args.base for p in match(net, pattern, "base")}
     units = named_units(net, args.units, {p: r for p, r in choices.items() if p not in base})
-    found = measure_units(
-        net, weights, task, units, base=base, pairs=args.pairs, seeds=args.seeds,
-        settings=training_settings(args, task.settings), jobs=args.jobs, store=args.store, progress=progress,
-    )  # fmt: skip
+    limits = Limits().told(progress)
+    with alive(limits):
+        found = measure_units(
+            net, weights, task, units, base=base, pairs=args.pairs, seeds=args.seeds,
+            settings=training_settings(args, task.settings), jobs=args.jobs, store=args.store, progress=limits.say,
+        )  # fmt: skip
     progress_end()
     source: dict[str, str | int | float | bool] = {
         "network": net.name, "task": task.name, "metric": task.headline, "seeds": args.seeds,
