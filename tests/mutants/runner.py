@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make mutants", description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="print the faults and run nothing")
     parser.add_argument("--only", action="append", default=[], metavar="WORD",
-                        help="faults whose id, area or file contains it; may be repeated")  # fmt: skip
+                        help="faults of that area, or whose id or file contains it; may be repeated")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds; what takes longer counts as caught")
     parser.add_argument("--anew", action="store_true", help="forget what earlier runs found")
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         faults = every()
         if given.only:
-            faults = [f for f in faults if any(w in f"{f.area} {f.id} {f.file}" for w in given.only)]
+            faults = [f for f in faults if any(w == f.area or w in f.id or w in f.file for w in given.only)]
     except (FaultError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     planted = [Job(f.tests, f) for f in faults]
     began = time.monotonic()
     try:
-        work([*sound, *planted], given.jobs, given.timeout, store, digests, given.loose)
+        work([*planted, *sound], given.jobs, given.timeout, store, digests, given.loose)
     except KeyboardInterrupt:
         print("\nstopped; the next run goes on from here", file=sys.stderr)
         return 130
