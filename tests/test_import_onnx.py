@@ -14,6 +14,7 @@ import sparseplan as sp
 from sparseplan import importers
 from sparseplan.errors import MissingExtraError, NetworkError
 from sparseplan.importers.onnxfile import read_onnx
+from sparseplan.run.trainer import gradients
 
 F32, I64 = np.float32, np.int64
 CONV = node("Conv", "x w b", "h", pads=[1, 1, 1, 1])
@@ -426,3 +427,50 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'sparseplan\[onnx\]'"):
         read_onnx(tmp_path / "any.onnx")
+
+
+def test_numbers_of_a_formula_are_no_parameters_that_are_lost(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "c"), node("Resize", "c roi scales", mode="nearest")]
+    constants = {"w": (2, 3, 1, 1), "scales": np.array([1, 1, 2, 2], F32), "roi": np.zeros(0, F32)}
+    found = read_onnx(saved(model(nodes, {"x": (1, 3, 4, 4)}, constants), tmp_path))
+    assert (found.notes, found.fixed, found.network.parameters) == ((), (), ("w",))
+
+
+def test_a_parameter_in_a_condition_stays_as_it_is_and_is_told(tmp_path: Path) -> None:
+    nodes = [
+        node("Greater", "w zero", "g"), node("Where", "g w zero", "kept"), node("Gemm", "x kept", "a"),
+        node("Gemm", "x w", "b"), node("Add", "a b"),
+    ]  # fmt: skip
+    found = read_onnx(saved(model(nodes, {"x": (1, 3)}, {"w": (3, 3), "zero": F32(0)}), tmp_path))
+    assert found.fixed == ("w",)
+    (note,) = found.notes
+    assert note.startswith("parameter 'w' is read as a constant for input 0 of node 'Where_kept' (Where)")
+
+
+@pytest.mark.parametrize("through", ["Transpose", "Slice", "Reshape", "Cast"])
+def test_a_tied_weight_is_one_parameter_whatever_it_holds(through: str, tmp_path: Path) -> None:
+    moves = {
+        "Transpose": ([node("Transpose", "w", "m", perm=[1, 0])], lambda w: w.T),
+        "Slice": ([node("Slice", "w zero two", "s"), node("Concat", "s s", "m", axis=0)], lambda w: w[[0, 1, 0, 1]]),
+        "Reshape": ([node("Reshape", "w flat", "r"), node("Reshape", "r square", "m")], lambda w: w),
+        "Cast": ([node("Cast", "w", "h", to=11), node("Cast", "h", "m", to=1)], lambda w: w),
+    }
+    nodes, moved = moves[through]
+    constants = {"zero": np.array([0], I64), "two": np.array([2], I64), "flat": np.array([2, 8], I64),
+                 "square": np.array([4, 4], I64)}  # fmt: skip
+    rng = np.random.default_rng(0)
+    for w in (rng.standard_normal((4, 4)).astype(F32), np.ones((4, 4), F32)):  # the second is its own transpose
+        ops = [*nodes, node("MatMul", "x w", "a"), node("MatMul", "a m")]
+        found = read_onnx(saved(model(ops, {"x": (1, 4)}, {**constants, "w": w}), tmp_path))
+        assert found.network.parameters == ("w",)
+        x, target = rng.standard_normal((1, 4)).astype(F32), rng.standard_normal((1, 4)).astype(F32)
+        _, grads = gradients(found.network, found.weights, {"x": x}, target, "mse")
+
+        def loss(v: Any, x: Any = x, target: Any = target) -> Any:
+            return ((x @ v @ moved(v) - target) ** 2).mean()
+
+        step = 1e-5 * np.eye(16).reshape(16, 4, 4)
+        v = w.astype(np.float64)
+        slopes = np.array([loss(v + s) - loss(v - s) for s in step]).reshape(4, 4) / 2e-5
+        layout = found.layouts.get("w", (0, 1))
+        np.testing.assert_allclose(grads["w"], slopes.transpose(layout), rtol=1e-3, atol=1e-4)

@@ -290,7 +290,10 @@ class Draft(Ops):
         constants = [p for p in dict.fromkeys(self.fixed) if p in weights]
         if constants:
             self.note(f"parameters {constants} are constants of the origin, and never updated")
-        fixed = tuple(dict.fromkeys((*constants, *(p for p in map(clean, self.settled) if p in weights))))
+        settled = [p for p in self.settled if clean(p) in weights]
+        for p in settled:
+            self.note(self.settled[p])
+        fixed = tuple(dict.fromkeys((*constants, *map(clean, settled))))
         return Imported(network, weights, layouts, tuple(self.notes), fixed)
 
 

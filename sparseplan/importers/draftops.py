@@ -31,7 +31,7 @@ class Ops:
         self.layouts: dict[str, tuple[int, ...]] = {}
         self.notes: list[str] = []
         self.fixed: list[str] = []
-        #: parameters that an op reads as a constant, with that op: they are never updated
+        #: parameters that an op reads as a constant, so that they are never updated, each with the note of it
         self.settled: dict[str, str] = {}
         self._names: set[str] = set()
         self._numbers: dict[str, int] = {}
@@ -278,12 +278,14 @@ class Ops:
             made = self.reshape(made, numbers) if kind == "reshape" else self.transpose(made, numbers)
         return made
 
-    def settle(self, value: Value, what: str = "") -> None:
-        """Parameters that are read as constants here are never updated; a note says so."""
+    def settle(self, value: Value, what: str = "", surely: bool = True) -> None:
+        """Parameters that are read as constants here are never updated; a note says so, of those that may be numbers
+        of a formula (not ``surely`` parameters) only if some op reads them as parameters, too."""
         for name in sorted(self.parents(value)):
-            if name not in self.settled:
-                self.settled[name] = self.reader
-                self.note(
-                    f"parameter {name!r} is read as a constant for {what}{self.reader}, which passes no gradient to "
-                    "it: it is never updated"
-                )
+            text = (
+                f"parameter {name!r} is read as a constant for {what}{self.reader}, which passes no gradient to it: it "
+                "is never updated"
+            )
+            self.settled.setdefault(name, text)
+            if surely:
+                self.note(self.settled[name])

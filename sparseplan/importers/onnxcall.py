@@ -115,7 +115,7 @@ class Call:
         """Input ``i`` as an array, which has to be constant; parameters that it depends on stay as they are."""
         known = self.known(i)
         if not self.folding:
-            self.draft.settle(known, f"input {i} of ")
+            self.draft.settle(known, f"input {i} of ", surely=False)
         return known.array
 
     def numbers(self, i: int) -> list[int]:
