@@ -137,6 +137,7 @@ def computed() -> Network:
     table = net.op("mul", [net.op("parameter", (), "table", shape=(5, 2)), net.op("reshape", gain, shape=(1, 1))])
     rows = net.op("lookup", [net.input("words", (4,), "i32"), table])
     found = net.op("reshape", net.op("mean", rows, axes=(0,)), shape=(2, 1, 1))
+    x = net.op("mul", [x, net.op("detach", net.op("sigmoid", x))])
     return net.build(net.op("tanh", net.op("mul", [x, found])))
 
 

@@ -15,7 +15,7 @@ KINDS = frozenset(
     (
         "layer_norm", "group_norm", "instance_norm", "batch_norm", "softmax", "log_softmax", "matmul", "embedding",
         "prelu", "parameter", "constant", "conv1d", "conv_transpose1d", "max_pool1d", "avg_pool1d",
-        "dynamic_conv", "dynamic_conv_transpose", "lookup",
+        "dynamic_conv", "dynamic_conv_transpose", "lookup", "detach",
     )
 )  # fmt: skip
 
@@ -110,6 +110,8 @@ def _others(draw: st.DrawFn, kind: str) -> op_cases.Case:
         return dataclasses.replace(c, x=[ids, c.x[1]])
     if kind == "prelu":
         return op_cases.case(kind, [shape], batch, seed, shared=draw(st.booleans()))
+    if kind == "detach":
+        return op_cases.case(kind, [shape], batch, seed)
     assert kind in ("parameter", "constant")
     return op_cases.case(kind, [], batch, seed, shape=shape)
 

@@ -210,6 +210,7 @@ KERNELS: dict[str, Kernel] = {
     "layer_norm": _layer_norm,
     "linear": lambda info, x, p, n: F.linear(x[0], p["weight"], p.get("bias")),
     "matmul": _matmul,
+    "detach": lambda info, x, p, n: x[0].detach(),
     "dynamic_conv": _dynamic,
     "dynamic_conv_transpose": _dynamic,
     "lookup": lambda info, x, p, n: torch.stack([table[ids.long()] for ids, table in zip(*x, strict=True)]),

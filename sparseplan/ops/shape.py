@@ -1,4 +1,4 @@
-"""Ops that only rename the bytes of their input: flatten, reshape."""
+"""Ops that compute nothing: flatten and reshape rename the bytes of their input, detach ends its gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from sparseplan.errors import OpError
 from sparseplan.network import Attr
-from sparseplan.ops.base import REQUIRED, Array, OpDef, OpInfo, Shape, register
+from sparseplan.ops.base import REQUIRED, Array, Dim, OpDef, Operand, OpInfo, Shape, Stripe, TileSpace, register
 
 
 class _View(OpDef):
@@ -34,6 +34,37 @@ class _View(OpDef):
     ) -> Array:
         dx: Array = dy.reshape(dy.shape[0], *info.inputs[0]).copy()
         return dx
+
+
+@register
+class Detach(OpDef):
+    """The input, to which no gradient passes: a straight-through estimator is ``x + detach(round(x) - x)``."""
+
+    kind = "detach"
+
+    def output_shape(self, attrs: Mapping[str, Any], inputs: Sequence[Shape]) -> Shape:
+        return inputs[0]
+
+    def differentiable(self, info: OpInfo, slot: int) -> bool:
+        return False
+
+    def obstacle(self, info: OpInfo) -> str:
+        return "it ends the gradient, as the network asks; freeze what comes before, or take it out"
+
+    def inplace(self, info: OpInfo) -> tuple[int, ...]:
+        return (0,)
+
+    def stripe(self, info: OpInfo, lo: int, hi: int) -> Stripe | None:
+        return Stripe(((lo, hi),), info.attrs)
+
+    def forward(self, info: OpInfo, x: Sequence[Array], params: Mapping[str, Array]) -> Array:
+        return x[0].copy()
+
+    def tile_space(self, info: OpInfo, pass_: str) -> TileSpace | None:
+        if pass_ != "forward":
+            return None  # never computed
+        whole = (Dim("n", info.out_elements),)
+        return TileSpace((("n", info.out_elements),), (Operand("x0", whole), Operand("y", whole, "out")), 0)
 
 
 @register

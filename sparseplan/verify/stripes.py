@@ -203,6 +203,7 @@ RULES: Mapping[str, Rule] = {
             "param_mul",
             "const_add",
             "const_mul",
+            "detach",
         ),
         _same,
     ),

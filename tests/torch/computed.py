@@ -144,6 +144,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "low_rank": (_by(lambda s, x: F.linear(x, (s.u * s.d) @ s.v), u=(4, 2), d=(2,), v=(2, 6)), row(1, 6)),
     "film": (_by(lambda s, x: F.linear(x, s.w) * (1 + F.linear(x, s.g)) + F.linear(x, s.g * 2), w=(4, 6), g=(4, 6)),
              row(1, 6)),
+    "straight_through": (_by(lambda s, x: F.linear(x, s.w + (torch.round(s.w) - s.w).detach()), w=(4, 6)), row(1, 6)),
+    "ended": (_by(lambda s, x: F.linear(x, s.w * s.g.detach() + s.g) + F.linear(x, s.w).detach(), w=(4, 6), g=(4, 1)),
+              row(1, 6)),
     "chosen": (_by(lambda s, x: F.linear(x, torch.where(torch.eye(6) > 0, s.a, s.b)), a=(6, 6), b=(6, 6)), row(1, 6)),
     # convolutions
     "conv_scaled": (_by(lambda s, x: F.conv2d(x, s.w * 2, s.b, 2, 1), w=(4, 3, 3, 3), b=(4,)), row(1, 3, 7, 6)),

@@ -128,7 +128,7 @@ def test_what_a_reader_should_know_is_noted() -> None:
     assert net.tensor[net.inputs[0]].dtype is None
     for words in (
         "holds integers, which the module turns to floats", "dropout that is on in eval mode", "no_grad is read as",
-        "detach is read as nothing", "its sequence has 76 steps; up to 64 are unrolled",
+        "its sequence has 76 steps; up to 64 are unrolled",
     ):  # fmt: skip
         assert any(words in note for note in found.notes), words
     assert found.fixed == ()

@@ -114,6 +114,7 @@ ORACLES: dict[str, Callable[[Case, list[Any], dict[str, Any]], Any]] = {
     "conv_transpose1d": _conv_transpose,
     "max_pool1d": _max_pool,
     "avg_pool1d": _avg_pool,
+    "detach": lambda c, x, p: x[0].detach(),
     "dynamic_conv": _dynamic,
     "dynamic_conv_transpose": _dynamic,
     "lookup": lambda c, x, p: torch.stack([F.embedding(ids, table) for ids, table in zip(x[0], x[1], strict=True)]),

@@ -18,7 +18,7 @@ _LINEAR, _EDGE, _REFLECT, _TILE, _TABLE = range(5)
 _Axis = tuple[int, int, int, int, int]
 
 
-@lowers("forward", "flatten", "reshape")
+@lowers("forward", "flatten", "reshape", "detach")
 def _view(c: Context) -> Call:
     return Call("sp_map:sp_same", c.inputs(), c.y())
 

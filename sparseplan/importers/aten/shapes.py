@@ -41,9 +41,8 @@ def _same(c: Call) -> Result:
     if c.get("train"):
         c.draft.note("dropout that is on in eval mode, too, is read as off")
     if c.op.startswith("detach"):
-        if isinstance(x, Known):
-            return Known(x.array)  # its gradient ends here
-        c.draft.note("detach is read as nothing: gradients that PyTorch ends there pass on")
+        fixed = isinstance(x, Known) and not c.draft.parents(x)
+        return x if fixed else c.draft.same("detach", c.draft.made(x))
     if isinstance(x, Made) and c.dtypes and "float" not in c.dtypes[0]:
         raise Unsaid(f"it turns numbers to {c.dtypes[0]}")
     if isinstance(x, Made) and c.dtypes and c.dtypes[0] in ("torch.float16", "torch.bfloat16") and "to" in c.op:
