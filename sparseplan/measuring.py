@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from sparseplan.api import limits_of
 from sparseplan.check import train_sets
+from sparseplan.errors import ProblemError
 from sparseplan.longwork import Store
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.run import TrainSettings
 from sparseplan.scalars import plain_arguments
+from sparseplan.solve.clock import Clock
 from sparseplan.tasks.base import Task
 from sparseplan.value import parameter_count
 from sparseplan.value.common import Choices
@@ -22,7 +25,7 @@ from sparseplan.value.contribution import BASE, Measured, contribution_sets
 from sparseplan.value.costs import Values
 from sparseplan.value.model import Model, fit_additive, fit_saturating, observations
 from sparseplan.value.pairs import ties_of
-from sparseplan.value.units import Unit
+from sparseplan.value.units import Unit, set_name
 from sparseplan.value.valuefile import ValueTable
 
 
@@ -39,6 +42,7 @@ def measure_units(
     settings: TrainSettings | None = None,
     jobs: int = 1,
     store: str | os.PathLike[str] | Store | None = None,
+    time_limit: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Measured:
     """Score on the validation split of each unit alone (and in pairs), of all together, and of the baseline.
@@ -46,14 +50,33 @@ def measure_units(
     Args:
         base: update set that every unit is added to; None updates nothing.
         seeds, settings, jobs, store, progress: as of ``check``.
+        time_limit: seconds; no training is begun that would not end by then, going by those before it. The baseline
+            and all units together come first, then each alone, then pairs; what was not measured is not there.
 
     Raises:
-        ProblemError: units that overlap, or that the baseline updates already.
+        ProblemError: units that overlap, or that the baseline updates already; a limit in which no set was trained.
     """
     sets = contribution_sets(units, base, pairs=pairs, whole=len(units) > 1)
-    rows = train_sets(
-        network, parameters, sets, task, seeds=seeds, settings=settings, jobs=jobs, store=store, progress=progress
-    )
+    clock = Clock(limits_of(time_limit, 0))
+    rows: dict[str, tuple[Mapping[str, Mapping[str, float]], ...]] = {}
+    whole = set_name(tuple(unit.name for unit in units))
+    names = sorted(sets, key=lambda name: (name != BASE, name != whole))
+    count = len(names) if time_limit is None else max(1, jobs // seeds)
+    longest = 0.0
+    for start in range(0, len(names), count):
+        left = clock.left().seconds
+        if start and left is not None and left < longest:
+            break
+        began = clock.elapsed()
+        some = {name: sets[name] for name in names[start : start + count]}
+        rows |= train_sets(
+            network, parameters, some, task, seeds=seeds, settings=settings, jobs=jobs, store=store, progress=progress
+        )
+        longest = max(longest, clock.elapsed() - began)
+    if len(sets) > 1 and len(rows) < 2:
+        raise ProblemError(f"time_limit={time_limit:g}: no set of units was trained in that time; give more")
+    sets = {name: sets[name] for name in sets if name in rows}
+    rows = {name: rows[name] for name in sets}
     scores = {name: tuple(task.score(run["val"]) for run in runs) for name, runs in rows.items()}
     if not sets[BASE]:
         scores[BASE] = scores[BASE][:1]  # nothing is trained, so nothing varies

@@ -234,6 +234,8 @@ def _value_arguments(sub: argparse.ArgumentParser) -> None:
         help="update these in every run, and measure gains beyond them (repeatable; default: nothing)")  # fmt: skip
     add("--pairs", action="store_true", help="also train pairs of units, and fit what they bring together")
     add("--additive", action="store_true", help="fit the plain sum instead of gains that saturate")
+    add("--time-limit", type=_limit, default=None, metavar="S",
+        help="seconds of training: all units together first, then each alone (default: all)")  # fmt: skip
     add("--tied", action="store_true", help="units are updated together in plans, as they were measured")
     _choice_arguments(sub)
     add("-o", "--out", metavar="FILE", required=True, help="write the value file")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 
 from sparseplan.check import CheckReport
@@ -108,13 +109,22 @@ def value(args: argparse.Namespace) -> int:
     with alive(limits):
         found = measure_units(
             net, weights, task, units, base=base, pairs=args.pairs, seeds=args.seeds,
-            settings=training_settings(args, task.settings), jobs=args.jobs, store=args.store, progress=limits.say,
+            settings=training_settings(args, task.settings), jobs=args.jobs, store=args.store,
+            time_limit=args.time_limit, progress=limits.say,
         )  # fmt: skip
     progress_end()
     source: dict[str, str | int | float | bool] = {
         "network": net.name, "task": task.name, "metric": task.headline, "seeds": args.seeds,
         "base": ", ".join(args.base) or "no update",
     }  # fmt: skip
+    known = {name for group in groups_measured(found).values() for name in group}
+    if missing := [unit.name for unit in units if unit.name not in known]:
+        print(f"note: the time limit of {args.time_limit:g} s came before {len(missing)} of {len(units)} units were "
+              f"trained, which count as worth nothing: {', '.join(missing[:8])}", file=sys.stderr)  # fmt: skip
+    elif len(found.sets) < len(units) + 1:
+        print(f"note: the time limit of {args.time_limit:g} s came before each unit was trained alone; give more",
+              file=sys.stderr)  # fmt: skip
+    units = tuple(unit for unit in units if unit.name in known)
     shared = {p: choices[p] for unit in units for p in unit.parameters}
     made = measured_values(net, found, units, shared, additive=args.additive, pairs=args.pairs, tied=args.tied,
                            source=source)  # fmt: skip
