@@ -15,6 +15,7 @@ from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Array, Known, Made
 from sparseplan.importers.onnxcall import Call, Held, Picked
 from sparseplan.importers.onnxfold import FOLDS, NAMED, named
+from sparseplan.importers.onnxshapes import MAX_FOLDED
 
 #: ops that are told by positions, and those of them that have a rule of their own for an input as it is
 _MOVES = frozenset(
@@ -59,7 +60,7 @@ def _name(held: Held) -> str:
 def _positions(held: Held, integers: Collection[str]) -> Array | None:
     if isinstance(held, Picked):
         return held.index
-    if isinstance(held, Made) and held.tensor in integers:
+    if isinstance(held, Made) and held.tensor in integers and held.count <= MAX_FOLDED:
         return np.arange(held.count).reshape(held.shape)
     return None
 

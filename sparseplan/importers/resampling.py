@@ -8,8 +8,9 @@ from itertools import product
 
 import numpy as np
 
+from sparseplan.errors import NetworkError
 from sparseplan.importers.draft import Attr, Draft, Made, Shape
-from sparseplan.ops.interpolate import resized
+from sparseplan.ops.interpolate import MAX_SIZE, resized
 
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
 ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
@@ -54,6 +55,12 @@ def _named(rows: Sequence[Sequence[int]], shape: Shape, scales: Scales) -> dict[
         if all(axis.taps[:, 0].tolist() == list(row) for axis, row in zip(axes, rows, strict=True)):
             return {"coordinates": coordinates, "rounding": rounding}
     return None
+
+
+def bounded(size: Sequence[int]) -> None:
+    """Raise NetworkError where the rows of an axis would be too many to be told one by one."""
+    if max(size, default=1) > MAX_SIZE:
+        raise NetworkError(f"size={tuple(size)} has an extent over {MAX_SIZE}; use fewer")
 
 
 def scales_of(scales: Scales) -> dict[str, Attr]:

@@ -12,7 +12,7 @@ from sparseplan.importers.aten.layers import along, extents
 from sparseplan.importers.aten.reduce import places
 from sparseplan.importers.draft import Array, Attr, Made, Value
 from sparseplan.importers.pooling import beyond, pooled
-from sparseplan.importers.resampling import blended, taken
+from sparseplan.importers.resampling import blended, bounded, taken
 
 #: most entries of a window whose place fits a byte
 _MOST = 256
@@ -120,6 +120,7 @@ def _upsample(c: Call) -> Value:
     lead = x.rank - spatial
     scales = None if given is None else [*[1.0] * lead, *given]
     if mode == "nearest":
+        bounded(size)
         rows = {
             lead + i: _nearest(n, o, f, exact) for i, (n, o, f) in enumerate(zip(inner, size, factors, strict=True))
         }

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparseplan.importers.draft import Draft, Made, Shape
 from sparseplan.importers.onnxcall import Call, Held, Malformed, Rule, Unsupported
-from sparseplan.importers.resampling import COORDINATES, ROUNDINGS, blended, taken
+from sparseplan.importers.resampling import COORDINATES, ROUNDINGS, blended, bounded, taken
 from sparseplan.network import Attr
 
 _MODES = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "cubic": "cubic"}
@@ -121,6 +121,7 @@ def _nearest(
         raise Unsupported(f"coordinate_transformation_mode={coordinates!r}")
     if rounding not in (*ROUNDINGS, "simple"):
         raise Malformed(f"nearest_mode={rounding!r} must be one of {', '.join(ROUNDINGS)}")
+    bounded([size[i] for i in work])
     ratios = [float(_F(b) / _F(a)) for a, b in zip(x.shape, size, strict=True)] if scales is None else scales
     rows = {i: nearest(x.shape[i], size[i], ratios[i], coordinates, rounding) for i in work}
     return taken(draft, x, rows, scales)
