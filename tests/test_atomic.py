@@ -233,3 +233,14 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_else(tmp_
     again = "import sys\nfrom sparseplan import atomic\natomic.write_text(sys.argv[1] + '/other.json', 'whole')\n"
     subprocess.run([sys.executable, "-c", again, str(tmp_path)], check=True)
     assert only(tmp_path) == sorted([others, living, ".plan.json.swp", ".plan.sparseplan-notes.json", "other.json"])
+
+
+def test_a_write_protected_file_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs this: root may write anywhere, so the answer of the system is made up."""
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: mode != os.W_OK and allowed(p, mode))
+    with pytest.raises(OutputError, match="Permission denied"):
+        atomic.write_text(path, "new")
+    assert path.read_text() == "old"

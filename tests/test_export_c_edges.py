@@ -1,4 +1,4 @@
-"""C kernels where tolerances would hide a fault: rounding of storage bit for bit, equals in a pool, parts of weights."""
+"""C kernels where tolerances would hide a fault: rounding bit for bit, equals in a pool, parts of weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from sparseplan.run.runner import random_data
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler: install one that is called cc")
 
-_WRAPPED = """
-void to_bf16(const float *x, uint16_t *y, uint32_t n) { uint32_t i; for (i = 0; i < n; i++) y[i] = sp_to_bf16(x[i]); }
-void to_fp16(const float *x, uint16_t *y, uint32_t n) { uint32_t i; for (i = 0; i < n; i++) y[i] = sp_to_fp16(x[i]); }
-void from_bf16(const uint16_t *x, float *y, uint32_t n) { uint32_t i; for (i = 0; i < n; i++) y[i] = sp_from_bf16(x[i]); }
-void from_fp16(const uint16_t *x, float *y, uint32_t n) { uint32_t i; for (i = 0; i < n; i++) y[i] = sp_from_fp16(x[i]); }
-"""
+_WRAPPED = "\n".join(
+    f"void {way}({a} *x, {b} *y, uint32_t n) {{ uint32_t i; for (i = 0; i < n; i++) y[i] = sp_{way}(x[i]); }}"
+    for dtype in ("bf16", "fp16")
+    for way, a, b in ((f"to_{dtype}", "const float", "uint16_t"), (f"from_{dtype}", "const uint16_t", "float"))
+)
 
 
 @pytest.fixture(scope="module")
