@@ -111,7 +111,8 @@ def _updated(plan: Plan) -> str:
         return "\n".join(["nothing is updated:", *(f"  {line}" for line in why_nothing(plan))])
     rows: list[list[object]] = []
     for op in network.ops:
-        parts = [(slot, p) for slot, p in op.params.items() if p in plan.update]
+        # a parameter that several ops use is told with the first
+        parts = [(slot, p) for slot, p in op.params.items() if p in plan.update and network.owner[p] == (op, slot)]
         if not parts:
             continue
         done = {v.tensor: v for v in plan.values if v.role in ("parameter gradient", "accumulator")}
