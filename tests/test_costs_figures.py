@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -96,23 +95,22 @@ def test_a_page_is_as_large_as_its_larger_side() -> None:
 
 
 def branches() -> Network:
-    """Three convolutions side by side, read by one whose input gradient is taken in parts."""
+    """Six convolutions side by side, read by one whose input gradient is taken in parts."""
     net = NetworkBuilder("branches")
     image = net.input("image", (1, 1, 1))
-    ends = [net.conv(image, 1, 1, bias=False, name=f"b{i}") for i in range(3)]
+    ends = [net.conv(image, 1, 1, bias=False, name=f"b{i}") for i in range(6)]
     return net.build(net.conv(net.concat(ends, name="cat"), 2, 1, bias=False, name="head"))
 
 
-@pytest.mark.parametrize("start", [0.1, 0.3, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize("rate", [0.7, 1.5, 3.0, 5.0, 7.0, 11.0])
+@pytest.mark.parametrize(("rate", "start"), [(11.0, 0.85), (7.0, 0.75), (5.0, 0.7), (3.0, 0.5), (0.7, 0.9)])
 def test_the_row_is_a_lower_bound_however_cycles_are_rounded(rate: float, start: float) -> None:
     problem = problem_of(branches(), dtype="fp32")
     device = replace(complete(problem.device, mac=rate), start_ups=(StartUp("*", "*", "*", start),))
     problem = replace(problem, device=device)
     graph = graph_of(problem)
     program = Program(problem, graph, [], None, Tiling(device, graph))
-    for taken in itertools.product((0, 1), repeat=3):
-        update = {f"b{i}.weight": 1.0 for i, t in enumerate(taken) if t}
+    for count in range(7):
+        update = {f"b{i}.weight": 1.0 for i in range(count)}
         row, takes = (
             least_cycles(program, update, {}, Savings()),
             costs_of(problem, schedule_of(problem, update)).cycles,

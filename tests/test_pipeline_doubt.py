@@ -115,3 +115,14 @@ def test_decisions_keep_the_budget_of_the_frozen_level(flash: int, allowed: bool
     given = replace(base, device=device, options=replace(base.options, frozen="flash"))
     assert Pipeline(given).allowed(Decisions({}, {})) == allowed
     assert Pipeline(given).allowed(Decisions({"c2.weight": 1.0}, {}))
+
+
+def test_a_slower_level_is_filled_at_its_own_alignment() -> None:
+    """Weights of 24, 48 and 32 bytes, one after the other, each at a multiple of 64."""
+    base = problem()
+    device = Device("coarse", "", (Level("L2", 100_000), Level("flash", 192, alignment=64)))
+    given = replace(base, device=device, options=replace(base.options, frozen="flash"), choices={}, values={})
+    plan = Pipeline(given).run()
+    assert verify(given, plan) == ()
+    assert sorted((b.offset, b.bytes) for b in plan.buffers if b.level == "flash") == [(0, 24), (64, 48), (128, 32)]
+    assert plan.peak_bytes["flash"] == 160

@@ -62,9 +62,13 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = threading.Lock()
-        self.known: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            self.known = json.loads(path.read_text(encoding="utf-8"))
+        self.known = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        return found
 
     def get(self, key: str) -> Outcome | None:
         with self.lock:
@@ -73,6 +77,7 @@ class Store:
 
     def put(self, key: str, name: str, outcome: Outcome) -> None:
         with self.lock:
+            self.known = {**self._read(), **self.known}  # another run may have written meanwhile
             self.known[key] = {
                 "name": name, "state": outcome.state, "seconds": round(outcome.seconds, 2), "tail": outcome.tail,
             }  # fmt: skip
