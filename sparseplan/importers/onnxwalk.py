@@ -28,14 +28,15 @@ from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxfold import FOLDS, MAX_FOLDED_ALL, NAMED, SELECTS, named, shape_of, whole
 from sparseplan.importers.onnxfusions import FUSIONS, Found
 from sparseplan.importers.onnxgraph import Graph, Model, Node, captured, short
+from sparseplan.importers.onnxloops import unrolled
 from sparseplan.importers.onnxopaque import Stated, draws, macs_of, outputs_of
 from sparseplan.importers.onnxpicks import picked
 from sparseplan.importers.onnxrules import IDS, INTEGERS, RULES
 from sparseplan.importers.onnxtanh import tanh_gelu
 
 #: what an op of integers (or truth values) makes, where it is not what it reads
-#: beyond these a file is taken for hostile: inputs, ops and parameters; elements of parameters; opaque ops
-MAX_SIZE, MAX_WEIGHTS, MAX_OPAQUE = 60_000, 2**28, 4096
+#: beyond these a file is taken for hostile: inputs, ops and parameters; elements of parameters; opaque ops; turns
+MAX_SIZE, MAX_WEIGHTS, MAX_OPAQUE, MAX_TURNS_ALL = 60_000, 2**28, 4096, 4096
 
 _BOOL = np.dtype(np.bool_)
 _TRUTHS = frozenset(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN"))
@@ -110,6 +111,7 @@ class Walker:
         self.frozen: dict[str, int] = {}
         self.last = ""
         self._folded = 0
+        self._turns = 0
         self._told: set[tuple[str, str]] = set()
         self._weighed = self._elements = 0
         self._early: dict[int, Mapping[str, Held]] = {}
@@ -151,6 +153,8 @@ class Walker:
         if id(node) in self._early:  # a pattern took it in
             found = self._early[id(node)]
             return [found[name] for name in node.outputs if name in found] if len(node.outputs) == 1 else []
+        if node.op == "Loop":
+            return self._loop(node, scope)
         if node.op == "If":
             return self._if(node, scope)
         call = self._call(node, scope)
@@ -359,6 +363,44 @@ class Walker:
                 return [value]
             return []
         return None
+
+    # -- loops --------------------------------------------------------------------------------
+    def _loop(self, node: Node, scope: Scope) -> Sequence[Held]:
+        call = self._call(node, scope)
+        dtypes = list(call.dtypes[2:])
+        turns = 0
+
+        def turn(body: Graph, values: Sequence[Held]) -> Sequence[Held]:
+            nonlocal turns
+            turns, self._turns = turns + 1, self._turns + 1
+            if self._turns > MAX_TURNS_ALL:
+                raise Unsupported(f"all loops take more than {MAX_TURNS_ALL} turns")
+            inner = Scope(body, scope)
+            types = (None, None, *dtypes)
+            for port, value, dtype in zip(body.inputs, values, types, strict=False):
+                inner.values[port.name] = value
+                if dtype is not None:
+                    inner.dtypes[port.name] = dtype
+            before, self._early = self._early, {}  # patterns are found anew in every turn
+            try:
+                self.run(body, inner)
+            finally:
+                self._early = before
+            made = [inner.find(name) for name in body.outputs]
+            dtypes[:] = [inner.dtype(name) for name in body.outputs[1:]]
+            return [value for value in made if value is not None]
+
+        try:
+            made = unrolled(call, turn)
+        except Unsupported as unsupported:
+            return self._opaque(call, scope, str(unsupported), None)
+        except NetworkError as error:
+            return self._opaque(call, scope, str(error), error)
+        self.draft.note(f"{node.title} is unrolled over {turns} turns")
+        for name, dtype in zip(node.outputs, dtypes, strict=False):
+            if name and dtype is not None:
+                scope.dtypes[name] = dtype
+        return made
 
     # -- conditions ---------------------------------------------------------------------------
     def _if(self, node: Node, scope: Scope) -> Sequence[Held]:
