@@ -135,3 +135,36 @@ def test_a_gradient_step_that_nothing_needs_and_that_writes_nothing() -> None:
         return with_step(plan, i, replace(like, name="more", target="x1", reads=reads, writes=(), inplace=(), macs=0))
 
     check(fault, "step", "is not needed: no updated parameter lies upstream", partial=True)
+
+
+def test_an_output_takes_the_place_of_all_of_what_it_overwrites() -> None:
+    """At another place, or over a part of it, it leaves the input without bytes of its own while that is read."""
+
+    def elsewhere(plan: Plan) -> Plan:
+        i = index_of(plan, "act.forward")
+        assert plan.steps[i].inplace == (("act.out", "join.out"),)
+        assert piece(plan, "join.out").stop == i
+        return change_buffer(plan, "act.out", offset=9000)
+
+    def over_a_part(plan: Plan) -> Plan:
+        return change_buffer(plan, "act.out", offset=piece(plan, "join.out").offset + 4)
+
+    for fault in (elsewhere, over_a_part):
+        check(fault, "freed", "act.forward): reads 'x0': bytes from 0 of 'join.out' live in steps")
+
+
+def test_two_outputs_in_one_place() -> None:
+    def fault(plan: Plan) -> Plan:
+        y = piece(plan, "tap.out")
+        return change_buffer(plan, "mask(tap)", offset=y.offset)
+
+    check(fault, "inplace", "writes both 'tap.out' and 'mask(tap)' to")
+
+
+def test_what_an_op_writes_over_without_leave() -> None:
+    """A convolution's output in the very bytes of its input, which is as large."""
+
+    def fault(plan: Plan) -> Plan:
+        return change_buffer(plan, "mid.out", offset=piece(plan, "pool.out").offset)
+
+    check(fault, "inplace", "over 'pool.out' in")
