@@ -97,6 +97,8 @@ class _Walk(Arguments):
         self.forward_index: dict[str, int] = {}
         self.picks: list[Pick] = []
         self.deferred: list[MaybeStep] = []
+        self.made_late: set[str] = set()
+        self._read_by: dict[int, frozenset[str]] = {}  # by identity; backward steps stay as they are
         self.loss_output = network.outputs[0]
         self._reach()
         bit = 1
@@ -364,14 +366,24 @@ class _Walk(Arguments):
     def last_backward_reader(self, op: Op, source: str) -> int:
         """Index of the last backward step so far that reads any of a source's bytes, or -1."""
         parts = self.spans[self.tensor_of(op, source)]
+        names = {v for v, _, _ in parts}
         for i in range(len(self.steps) - 1, -1, -1):
             step = self.steps[i]
             if step.kind in ("forward", "loss"):
                 return -1
+            if names.isdisjoint(self.read_by(step)):
+                continue
             spans = [s for a in step.reads for s in a.spans]
             if any(s.value == v and s.lo < hi and lo < s.hi for s in spans for v, lo, hi in parts):
                 return i
         return -1
+
+    def read_by(self, step: MaybeStep) -> frozenset[str]:
+        """Values that a backward step reads; the same step is asked for by many ops."""
+        found = self._read_by.get(id(step))
+        if found is None:
+            found = self._read_by[id(step)] = frozenset(s.value for a in step.reads for s in a.spans)
+        return found
 
     def write_in_forward(self, op: Op, arg: MaybeArg) -> None:
         i = self.forward_index[op.name]
@@ -383,7 +395,8 @@ class _Walk(Arguments):
         """A step that makes an auxiliary once its source is about to be freed."""
         reads = (self.arg(source, self.tensor_of(op, source)),)
         name = f"{op.name}.{tag}"
-        if any(s.name == name for s in self.steps):  # made from another source elsewhere: steps are known by name
+        if name in self.made_late:  # made from another source elsewhere: steps are known by name
             name += f" from {source}"
+        self.made_late.add(name)
         step = MaybeStep(name, "aux", op.name, tag, when, reads, (replace(arg, pick=None),), pick=pick)
         self.steps.insert(anchor + 1, step)

@@ -17,7 +17,7 @@ from sparseplan.errors import InternalError
 from sparseplan.liveness import analyse, pieces
 from sparseplan.ops import op_def
 from sparseplan.steps import MAIN, Schedule
-from sparseplan.units import align_up
+from sparseplan.units import align_up, live_bytes
 
 #: a forward op and the base step before which it is run again
 Rerun = tuple[int, int]
@@ -169,18 +169,16 @@ def instance(schedule: Schedule) -> RematInstance:
         return tuple(dict.fromkeys(tuple(t for _, _, t in where[x]) for _, x in pairs))
 
     memory = analyse(schedule)
-    fixed = [0] * (len(steps) + 1)
-    for b in memory.buffers:
-        if b.level == MAIN and b.value not in where:
-            for i in range(b.start, b.stop):
-                fixed[i] += b.bytes
+    fixed = live_bytes(((b.start, b.stop, b.bytes) for b in memory.buffers
+                        if b.level == MAIN and b.value not in where), len(steps))  # fmt: skip
+    always = 0
     gap = [0] * (len(steps) + 1)  # not from buffers: one that is overwritten at i is still there before i
     for name, uses in accesses.items():
         value = values[name]
         if name in where or value.level != MAIN:
             continue
         if value.persistent:
-            gap = [g + align_up(value.bytes, schedule.options.alignment) for g in gap]
+            always += align_up(value.bytes, schedule.options.alignment)
             continue
         for lo, hi in pieces(end for _, a, b in uses for end in (a, b)):
             touched = [i for i, a, b in uses if a < hi and lo < b]
@@ -195,7 +193,7 @@ def instance(schedule: Schedule) -> RematInstance:
         RematOp(s.op, s.macs, read(i), tuple(written[i]), overwrites(i), fixed[i]) for i, s in enumerate(steps[:n])
     )
     rest = tuple(
-        RematStep(s.name, read(i), overwrites(i), fixed[i], gap[i] if s.kind not in ("loss", "update") else None)
+        RematStep(s.name, read(i), overwrites(i), fixed[i], always + gap[i] if s.kind not in ("loss", "update") else None)
         for i, s in enumerate(steps[n:], n)
     )
     return RematInstance(tuple(tensors), ops, rest, sum(s.macs for s in steps))
