@@ -9,7 +9,7 @@ both to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
@@ -23,6 +23,8 @@ from sparseplan.units import align_up
 
 #: a mask of atoms and, perhaps, an option of a pick: both must hold
 Condition = tuple[int, tuple[int, int] | None]
+#: no lower limit, as CP-SAT writes it
+_LEAST = -(2**63)
 #: a literal, or a constant
 Literal = cp_model.IntVar | bool
 
@@ -158,6 +160,20 @@ class Row:
         elif literal is not False:
             self.terms[literal.index] = self.terms.get(literal.index, 0) + size
 
+    def limit(self, model: cp_model.CpModel, most: int, top: cp_model.IntVar | None = None) -> None:
+        """Hold the row to ``most`` at most, or to ``most`` above a variable.
+
+        Written into the model's protocol buffer, which takes a fiftieth of the time of expressions.
+        """
+        linear = model.proto.constraints.add().linear
+        indices = sorted(self.terms)
+        linear.vars.extend(indices)
+        linear.coeffs.extend([self.terms[i] for i in indices])
+        if top is not None:
+            linear.vars.append(top.index)
+            linear.coeffs.append(-1)
+        linear.domain.extend((_LEAST, most - self.constant))
+
     def within(self, other: Row) -> bool:
         """Whether this row can never exceed ``other``."""
         return self.constant <= other.constant and all(n <= other.terms.get(i, 0) for i, n in self.terms.items())
@@ -178,16 +194,23 @@ def accesses(graph: TrainingGraph) -> dict[str, list[Access]]:
     return found
 
 
-def budget_rows(graph: TrainingGraph, literals: Literals, again: Again | None = None) -> list[Row]:
-    """Live bytes of main memory at each step, those that may run again among them."""
-    return _Rows(graph, literals, again).run()
+def budget_rows(
+    graph: TrainingGraph, literals: Literals, again: Again | None = None, look: Callable[[], None] | None = None
+) -> list[Row]:
+    """Live bytes of main memory at each step, those that may run again among them.
+
+    ``look`` is called again and again; what it raises ends the work, as where time is up.
+    """
+    return _Rows(graph, literals, again, look or (lambda: None)).run()
 
 
 class _Rows:
     """Positions are the steps, and before some of them the ops that may run again there."""
 
-    def __init__(self, graph: TrainingGraph, literals: Literals, again: Again | None) -> None:
-        self.graph, self.literals, self.again = graph, literals, again or Again({}, {}, {})
+    def __init__(
+        self, graph: TrainingGraph, literals: Literals, again: Again | None, look: Callable[[], None]
+    ) -> None:
+        self.graph, self.literals, self.again, self.look = graph, literals, again or Again({}, {}, {}), look
         self.forward = {s.op: s for s in graph.steps if s.kind == "forward"}
         self.at: list[int] = []  # position of each base step
         self.extra: list[tuple[int, str]] = []  # position, op of what may run again
@@ -200,7 +223,9 @@ class _Rows:
             self.at.append(count)
             count += 1
         self.slot_of = {p: i for i in by_step for p in range(self.at[i] - len(by_step[i]), self.at[i])}
-        self.rows = [Row(0, {}) for _ in range(count)]
+        self.positions = count
+        #: what begins (bytes under a literal; -1: always) or ends to count at each position
+        self.changes: list[list[tuple[int, int]]] = [[] for _ in range(count + 1)]
         self.table = accesses(graph)
         #: (position, auxiliary) -> the pick under which a step of its own makes it there
         self.late = {
@@ -247,6 +272,7 @@ class _Rows:
         parts: dict[str, int] = {}
         wanted = self.overwritable()
         for name, uses in self.table.items():
+            self.look()
             value = self.graph.values[name]
             if value.persistent:
                 self.persistent(name, uses)
@@ -261,11 +287,40 @@ class _Rows:
                     self.after[p, name] = self.at_least(self.after.get((p, name), False), literal)
         pending += self.packed_pieces()
         special = self.specials(wanted, {name for name, n in parts.items() if n > 1})
+        held: dict[str, list[tuple[int, Literal]]] = {}
+        for (p, name), literal in special.items():
+            held.setdefault(name, []).append((p, literal))
         for name, size, segments in pending:
             for start, stop, literal in segments:
-                for p in range(start, stop):
-                    self.rows[p].add(special.get((p, name), literal), size)
-        return self.rows
+                for p, other in held.get(name, ()):
+                    if start <= p < stop:
+                        self.count(p, p + 1, other, size)
+                        self.count(p, p + 1, literal, -size)
+                self.count(start, stop, literal, size)
+        return self.swept()
+
+    def count(self, start: int, stop: int, literal: Literal, size: int) -> None:
+        """Count bytes under a literal over a range of positions."""
+        if literal is not False:
+            index = -1 if literal is True else literal.index
+            self.changes[start].append((index, size))
+            self.changes[stop].append((index, -size))
+
+    def swept(self) -> list[Row]:
+        """The rows, each from its neighbour by what changes between them: far less than what each counts."""
+        rows: list[Row] = []
+        now = Row(0, {})
+        for changes in self.changes[:-1]:
+            self.look()
+            for index, size in changes:
+                if index < 0:
+                    now.constant += size
+                elif left := now.terms.get(index, 0) + size:
+                    now.terms[index] = left
+                else:
+                    now.terms.pop(index, None)
+            rows.append(Row(now.constant, dict(now.terms)))
+        return rows
 
     def persistent(self, name: str, uses: list[Access]) -> None:
         value = self.graph.values[name]
@@ -280,8 +335,7 @@ class _Rows:
         away = self.again.away(name)
         for literal, size in found:
             here = literal if away is None else self.unless(literal, away)
-            for row in self.rows:
-                row.add(here, size)
+            self.count(0, self.positions, here, size)
 
     def piece(
         self, name: str, lo: int, hi: int, uses: list[Access], overwrites: set[int]

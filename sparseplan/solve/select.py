@@ -100,6 +100,7 @@ class Program:
         """``forbidden``: conditions (with the step's name) of passes that no L1 tile fits; ``tiling``: for time."""
         self.problem, self.graph, self.alike = problem, graph, alike or Alike()
         self.model = cp_model.CpModel()
+        self._variables: dict[int, cp_model.IntVar] = {}
         self.literals = Literals(self.model, graph)
         self._tie()
         for name, least in problem.must.items():
@@ -299,28 +300,35 @@ class Program:
 
     def expression(self, row: Row) -> cp_model.LinearExprT:
         """A row as an expression of the model."""
-        variables = [self.model.get_int_var_from_proto_index(i) for i in row.terms]
+        variables = [self.variable(i) for i in row.terms]
         return cp_model.LinearExpr.weighted_sum(variables, list(row.terms.values())) + row.constant
+
+    def variable(self, index: int) -> cp_model.IntVar:
+        """A variable of the model, by index; made anew it would cost microseconds, and the larger rows have all."""
+        found = self._variables.get(index)
+        if found is None:
+            found = self._variables[index] = self.model.get_int_var_from_proto_index(index)
+        return found
 
     def limit_bytes(self, model: cp_model.CpModel, capacity: int | None) -> None:
         """Hold every step within the main memory's capacity."""
         if capacity is not None:
             for row in self.rows:
-                model.add(self.expression(row) <= capacity)
+                row.limit(model, capacity)
 
     def limit_others(self, model: cp_model.CpModel) -> None:
         """Caps on MACs and on the frozen level."""
         if self.problem.max_macs is not None:
-            model.add(self.expression(self.macs) <= self.problem.max_macs)
+            self.macs.limit(model, self.problem.max_macs)
         level = self.problem.options.frozen
         for row, cap in self.caps:
-            model.add(self.expression(row) <= cap)
+            row.limit(model, cap)
         taken = {level: [self.frozen]} if level != MAIN else {}
         for name, row in self.away().items():
             taken.setdefault(name, []).append(row)
         for name, rows in taken.items():
             if (capacity := self.problem.capacity(name)) is not None:
-                model.add(self.expression(total(rows)) <= capacity)
+                total(rows).limit(model, capacity)
 
     def away(self) -> dict[str, Row]:
         """Bytes at slower levels: tensors that are paged out, and what is streamed from there."""
@@ -336,7 +344,7 @@ class Program:
         top = max((r.constant + sum(n for n in r.terms.values() if n > 0) for r in self.rows), default=0)
         peak = model.new_int_var(0, top, "peak")
         for row in self.rows:
-            model.add(self.expression(row) <= peak)
+            row.limit(model, 0, peak)
         return peak
 
     def ask(self, problem: Problem) -> None:
