@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ortools.math_opt import model_pb2  # type: ignore[import-untyped]
 from ortools.math_opt.python import mathopt  # type: ignore[import-untyped]
 from ortools.sat.python import cp_model
 
@@ -139,6 +140,28 @@ def solve_cpsat(program: Program01, limits: Limits, hint: Mapping[int, int] | No
     )
 
 
+def _proto(program: Program01, scale: int, relaxed: bool) -> model_pb2.ModelProto:
+    """A program as MathOpt's protocol buffer, which takes a tenth of the time of expressions."""
+    proto, count = model_pb2.ModelProto(), len(program.bounds)
+    proto.variables.ids.extend(range(count))
+    proto.variables.lower_bounds.extend(lo for lo, _ in program.bounds)
+    proto.variables.upper_bounds.extend(hi for _, hi in program.bounds)
+    proto.variables.integers.extend(not relaxed and v not in program.continuous for v in range(count))
+    proto.linear_constraints.ids.extend(range(len(program.rows)))
+    proto.linear_constraints.lower_bounds.extend(least for _, least in program.rows)
+    proto.linear_constraints.upper_bounds.extend([math.inf] * len(program.rows))
+    matrix = proto.linear_constraint_matrix
+    for i, (terms, _) in enumerate(program.rows):
+        ordered = sorted(terms)
+        matrix.row_ids.extend([i] * len(ordered))
+        matrix.column_ids.extend([v for v, _ in ordered])
+        matrix.coefficients.extend([c for _, c in ordered])
+    goal = sorted((v, c // scale) for v, c in program.objective.items() if c // scale)
+    proto.objective.linear_coefficients.ids.extend(v for v, _ in goal)
+    proto.objective.linear_coefficients.values.extend(c for _, c in goal)
+    return proto
+
+
 def solve_highs(
     program: Program01, limits: Limits, gap: float = 0.0, hint: Mapping[int, int] | None = None,
     relaxed: bool = False,
@@ -150,14 +173,8 @@ def solve_highs(
         relaxed: only the linear relaxation, for its bound.
     """
     scale = math.gcd(*program.objective.values()) or 1
-    model = mathopt.Model()
-    x = [
-        model.add_variable(lb=lo, ub=hi, is_integer=not relaxed and v not in program.continuous)
-        for v, (lo, hi) in enumerate(program.bounds)
-    ]
-    for terms, least in program.rows:
-        model.add_linear_constraint(mathopt.LinearSum(c * x[v] for v, c in terms) >= least)
-    model.minimize(mathopt.LinearSum((c // scale) * x[v] for v, c in program.objective.items()))
+    model = mathopt.Model.from_model_proto(_proto(program, scale, relaxed))
+    x = [model.get_variable(v) for v in range(len(program.bounds))]
     parameters = mathopt.SolveParameters(
         time_limit=None if limits.seconds is None else datetime.timedelta(seconds=limits.seconds),
         relative_gap_tolerance=gap,

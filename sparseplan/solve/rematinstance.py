@@ -193,7 +193,9 @@ def instance(schedule: Schedule) -> RematInstance:
         RematOp(s.op, s.macs, read(i), tuple(written[i]), overwrites(i), fixed[i]) for i, s in enumerate(steps[:n])
     )
     rest = tuple(
-        RematStep(s.name, read(i), overwrites(i), fixed[i], always + gap[i] if s.kind not in ("loss", "update") else None)
+        RematStep(
+            s.name, read(i), overwrites(i), fixed[i], always + gap[i] if s.kind not in ("loss", "update") else None
+        )
         for i, s in enumerate(steps[n:], n)
     )
     return RematInstance(tuple(tensors), ops, rest, sum(s.macs for s in steps))

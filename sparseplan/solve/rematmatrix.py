@@ -10,13 +10,14 @@ oracle for graphs of a few dozen ops. With some slots only, what is found can be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
 
 from sparseplan.errors import InternalError
-from sparseplan.solve.cpsat import Limits, Outcome, solve
+from sparseplan.solve.clock import OutOfTime
+from sparseplan.solve.cpsat import Clock, Limits, Outcome, solve
 from sparseplan.solve.rematinstance import Group, RematInstance, Rerun, macs_of, peak_of, useful
 
 #: rows of bytes are knapsacks over literals that imply one another: the linear relaxation carries the proof
@@ -61,12 +62,14 @@ class Matrix:
     Args:
         slots: before which ops may be run again, ascending; all of the instance's by default.
         allowed: the only reruns there may be, at these slots; None for all.
+        look: called again and again while the model is built; what it raises ends that, as where time is up.
     """
 
     def __init__(
-        self, inst: RematInstance, slots: Sequence[int] | None = None, allowed: frozenset[Rerun] | None = None
-    ) -> None:
-        self.allowed = allowed
+        self, inst: RematInstance, slots: Sequence[int] | None = None, allowed: frozenset[Rerun] | None = None,
+        look: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.allowed, self.look = allowed, look
         self.inst, self.n = inst, len(inst.ops)
         self.slots = tuple(inst.slots if slots is None else slots)
         self.model = cp_model.CpModel()
@@ -117,6 +120,7 @@ class Matrix:
     def _links(self) -> None:
         inst, model = self.inst, self.model
         for g in range(1, len(self.stages)):
+            self.look()
             for t, tensor in enumerate(inst.tensors):
                 there = self.available(t, g)
                 if (t, g) in self.held and (tensor.op, g) in self.run:
@@ -203,6 +207,7 @@ class Matrix:
 
     def rerun_row(self, g: int, k: int) -> Bytes:
         """Bytes when op ``k`` is run in stage ``g`` (stage 0: in the forward run)."""
+        self.look()
         op = self.inst.ops[k]
         count: dict[int, cp_model.LinearExprT] = {}
         for t, tensor in enumerate(self.inst.tensors):
@@ -222,6 +227,7 @@ class Matrix:
 
     def step_row(self, g: int, i: int) -> Bytes:
         """Bytes at base step ``i`` (after the forward ops) of stage ``g``."""
+        self.look()
         step = self.inst.steps[i - self.n]
         later: dict[int, Lit] = {}
         count: dict[int, cp_model.LinearExprT] = {}
@@ -312,14 +318,18 @@ def least_macs(
     Raises:
         InternalError: the plan takes more bytes than the model says.
     """
-    m = Matrix(inst, slots)
-    m.limit(m.rows(), budget)
+    clock = Clock(limits)
+    try:
+        m = Matrix(inst, slots, look=clock.check)
+        m.limit(m.rows(), budget)
+    except OutOfTime:
+        return RematAnswer("UNKNOWN", (), 0, 0, bound, clock.elapsed())
     m.model.minimize(m.macs())
     if bound:
         m.model.add(m.macs() >= bound)
     if hint is not None:
         m.hint(hint)
-    outcome = solve(m.model, limits, parameters=SEARCH)
+    outcome = solve(m.model, clock.left(), parameters=SEARCH)
     answer = _answer(m, outcome)
     if outcome.solved and answer.peak > budget:
         raise InternalError(f"reruns take {answer.peak} B where the model says at most {budget}")

@@ -8,7 +8,10 @@ what lives only between two reruns of one slot. Its plans are counted exactly, a
 
 from __future__ import annotations
 
-from sparseplan.solve.cpsat import Clock
+from collections.abc import Callable
+from contextlib import suppress
+
+from sparseplan.solve.clock import Clock, OutOfTime
 from sparseplan.solve.linear01 import Program01, solve_highs
 from sparseplan.solve.rematinstance import RematInstance, events_of, live_of
 from sparseplan.solve.rematwindows import Progress, dropped, fewer
@@ -17,8 +20,8 @@ from sparseplan.solve.rematwindows import Progress, dropped, fewer
 class Once:
     """Literals of dropped ops, and for each watched base step one an op: run again before or at that step."""
 
-    def __init__(self, inst: RematInstance, rooms: dict[int, int]) -> None:
-        """``rooms``: bytes at each watched base step."""
+    def __init__(self, inst: RematInstance, rooms: dict[int, int], look: Callable[[], None]) -> None:
+        """``rooms``: bytes at each watched base step; ``look``: called again and again, to raise where time is up."""
         self.inst, self.n = inst, len(inst.ops)
         self.program = Program01()
         self.until_tensor, self.until_op = inst.useful_until()
@@ -35,6 +38,7 @@ class Once:
                 if p in self.drop and max(self.readers[t]) < self.n:  # nothing but reruns reads it: not worth holding
                     self.program.least([(self.drop[p], 1), (v, -1)], 0)
         for step, room in sorted(rooms.items()):
+            look()
             self._row(step, room)
 
     def _row(self, at: int, room: int) -> None:
@@ -79,12 +83,17 @@ class Once:
 
 def search(inst: RematInstance, budget: int, best: Progress, clock: Clock) -> None:
     """Offer plans to ``best`` until one fits the budget, or time is up."""
+    with suppress(OutOfTime):
+        _search(inst, budget, best, clock)
+
+
+def _search(inst: RematInstance, budget: int, best: Progress, clock: Clock) -> None:
     n = len(inst.ops)
     rooms = {n: budget, **{inst.slots[k * len(inst.slots) // 16]: budget for k in range(1, 10)}}
     for _ in range(100):
         if clock.passed():
             return
-        once = Once(inst, rooms)
+        once = Once(inst, rooms, clock.check)
         left = clock.left().seconds
         part = None if left is None else max(1.0, 0.2 * left)
         result = solve_highs(once.program, clock.left(seconds=part), gap=0.005)

@@ -17,8 +17,10 @@ from __future__ import annotations
 import bisect
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from sparseplan.solve.clock import OutOfTime
 from sparseplan.solve.cpsat import Clock, Limits, solve
 from sparseplan.solve.linear01 import Program01, Result01, solve_cpsat, solve_highs
 from sparseplan.solve.rematinstance import (
@@ -44,10 +46,13 @@ class Windows:
     Args:
         moments: base steps from the loss on; the loss is always one.
         budget: bytes at each moment, in the forward run too.
+        look: called again and again while the program is built; what it raises ends that, as where time is up.
     """
 
-    def __init__(self, inst: RematInstance, moments: Sequence[int], budget: int) -> None:
-        self.inst, self.n, self.budget = inst, len(inst.ops), budget
+    def __init__(
+        self, inst: RematInstance, moments: Sequence[int], budget: int, look: Callable[[], None] = lambda: None
+    ) -> None:
+        self.inst, self.n, self.budget, self.look = inst, len(inst.ops), budget, look
         self.end = self.n + len(inst.steps)
         self.moments = sorted({self.n, *(m for m in moments if self.n <= m < self.end)})
         self.program = Program01()
@@ -57,6 +62,7 @@ class Windows:
         self.readers = inst.readers()
         self._variables()
         for i in range(len(self.moments)):
+            self.look()
             self._window(i)
             self._moment(i)
         self._forward()
@@ -104,22 +110,44 @@ class Windows:
         self._row(step, {t for t in range(len(self.inst.tensors)) if (t, i) in self.held}, i, set(step.reads))
 
     def _forward(self) -> None:
-        """Rows of the forward run: what is read later in it counts anyway, what is held across the loss counts too."""
-        rows: list[tuple[dict[int, int], int]] = []
-        loss = set(self.inst.steps[0].reads)
-        for k, op in enumerate(self.inst.ops):
-            made = {t for t, x in enumerate(self.inst.tensors) if x.op <= k}
-            last = {t: max((c for c in self.readers[t] if c < self.n), default=-1) for t in made}
-            surely = {t for t in made if last[t] >= k or t in loss}
-            surely |= {t for t in op.writes if not self.inst.tensors[t].aux}
-            over = {t: last[t] > k or t in loss for g in op.overwrites for t in g}
-            rows.append(self._terms(op, made, 0, surely, over))
+        """Rows of the forward run: what is read later in it counts anyway, what is held across the loss counts too.
+
+        ``sure`` bytes and ``maybe`` terms go from op to op, since neighbours differ little.
+        """
+        tensors, loss = self.inst.tensors, set(self.inst.steps[0].reads)
+        last = [bisect.bisect_left(uses, self.n) for uses in self.readers]
+        until = [self.n if t in loss else self.readers[t][k - 1] if k else -1 for t, k in enumerate(last)]
+        made: dict[int, list[int]] = {}
+        gone: dict[int, list[int]] = {}  # by op: tensors that are not sure any longer when it runs
+        for t, x in enumerate(tensors):
+            made.setdefault(max(x.op, 0), []).append(t)
+            gone.setdefault(max(x.op, until[t] + 1, 0), []).append(t)
         kept: list[tuple[dict[int, int], int]] = []
-        for terms, base in rows:  # a row that a neighbour implies goes
-            while kept and kept[-1][1] <= base and all(terms.get(v, 0) >= c for v, c in kept[-1][0].items()):
+        sure, maybe = 0, dict[int, int]()
+        for k, op in enumerate(self.inst.ops):
+            self.look()
+            sure += sum(tensors[t].size for t in made.get(k, ()))
+            for t in gone.get(k, ()):
+                sure -= tensors[t].size
+                if (t, 0) in self.held:
+                    maybe[self.held[t, 0]] = tensors[t].size
+            terms, base = dict(maybe), op.fixed + sure
+            for t in op.writes:
+                if until[t] < k and not tensors[t].aux:  # written, though nothing reads it
+                    base += tensors[t].size
+                    terms.pop(self.held.get((t, 0), -1), None)
+            if len(op.overwrites) > 1 or any(len(g) > 1 for g in op.overwrites):
+                # one of several is overwritten, which one is left open: count what is surely there
+                base -= max(sum(tensors[t].size for t in g) for g in op.overwrites)
+            else:
+                for t in (t for g in op.overwrites for t in g if until[t] == k):
+                    base -= tensors[t].size
+                    if (t, 0) in self.held:
+                        terms[self.held[t, 0]] = tensors[t].size
+            # a row that a neighbour implies goes; a literal has the same coefficient in all
+            while kept and kept[-1][1] <= base and terms.keys() >= kept[-1][0].keys():
                 kept.pop()
-            implied = kept and base <= kept[-1][1] and all(kept[-1][0].get(v, 0) >= c for v, c in terms.items())
-            if not implied:
+            if not (kept and base <= kept[-1][1] and kept[-1][0].keys() >= terms.keys()):
                 kept.append((terms, base))
         for terms, base in kept:
             self.program.most(list(terms.items()), self.budget - base)
@@ -244,30 +272,35 @@ def refine(
     best = Progress(None, 0, 0)
     best.offer(inst, (), budget)
     best.offer(inst, start or (), budget)
+    with suppress(OutOfTime):
+        _refined(inst, budget, clock, close, best)
+    return best
+
+
+def _refined(inst: RematInstance, budget: int, clock: Clock, close: float, best: Progress) -> None:
     moments = {len(inst.ops)}
     while not clock.passed() and not done(inst, best, close):
         best.rounds += 1
-        windows = Windows(inst, sorted(moments), budget)
+        windows = Windows(inst, sorted(moments), budget, clock.check)
         best.variables, best.rows = len(windows.program.bounds), len(windows.program.rows)
         result = _solve(windows, clock, 0.25)
         if result.status == "INFEASIBLE":
             best.infeasible = True
-            return best
+            return
         best.bound = max(best.bound, result.bound)
         if not result.values:
-            return best
+            return
         found = windows.reruns(result.values)
         worst = _excess(inst, found, budget, most=3)
         best.offer(inst, found, budget)
         if done(inst, best, close) or not worst:
-            return best
+            return
         more = _tighten(inst, budget, moments, peak_of(inst, found), best, clock)
         worst += more[:2] if best.reruns is None else []
         before = len(moments)
         moments.update(worst)
         if len(moments) == before:
-            return best
-    return best
+            return
 
 
 def _tighten(inst: RematInstance, budget: int, moments: set[int], peak: int, best: Progress, clock: Clock) -> list[int]:
@@ -282,7 +315,7 @@ def _tighten(inst: RematInstance, budget: int, moments: set[int], peak: int, bes
         if clock.passed() or high - low <= max(1, (budget - floor) // 200):
             break
         at = max(low + 1, high - margin) if margin else (low + high) // 2
-        tight = Windows(inst, sorted(moments), at)
+        tight = Windows(inst, sorted(moments), at, clock.check)
         result = _solve(tight, clock, 0.12, 5 * _CLOSE)
         if not result.values:
             low, margin = at, 0
@@ -324,8 +357,11 @@ def improve(inst: RematInstance, best: Progress, budget: int, clock: Clock, clos
             some = tuple(sorted(draw.sample(inst.slots, min(free, len(inst.slots)))))
         some += tuple(draw.sample(used, min(len(used), 3)))
         allowed = frozenset(best.reruns) | {(o, slot) for slot in some for o in range(n)}
-        m = Matrix(inst, sorted({*used, *some}), allowed)
-        m.limit(m.rows(), budget)
+        try:
+            m = Matrix(inst, sorted({*used, *some}), allowed, clock.check)
+            m.limit(m.rows(), budget)
+        except OutOfTime:
+            return
         m.model.add(m.macs() <= best.macs)  # one less would leave no plan to start from
         m.model.add(m.macs() >= best.bound)
         m.model.minimize(m.macs())
@@ -345,6 +381,7 @@ def _solve(windows: Windows, clock: Clock, share: float, close: float = _CLOSE) 
     """HiGHS within a share of the time that is left; what floats say against any plan at all is asked of CP-SAT."""
     left = clock.left()
     part = None if left.seconds is None else max(2.0, share * left.seconds)
+    clock.check()
     result = solve_highs(windows.program, clock.left(seconds=part), gap=close)
     if result.status in ("ERROR", "INFEASIBLE"):
         return solve_cpsat(windows.program, clock.left(seconds=part))

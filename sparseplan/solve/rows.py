@@ -207,9 +207,7 @@ def budget_rows(
 class _Rows:
     """Positions are the steps, and before some of them the ops that may run again there."""
 
-    def __init__(
-        self, graph: TrainingGraph, literals: Literals, again: Again | None, look: Callable[[], None]
-    ) -> None:
+    def __init__(self, graph: TrainingGraph, literals: Literals, again: Again | None, look: Callable[[], None]) -> None:
         self.graph, self.literals, self.again, self.look = graph, literals, again or Again({}, {}, {}), look
         self.forward = {s.op: s for s in graph.steps if s.kind == "forward"}
         self.at: list[int] = []  # position of each base step
