@@ -9,6 +9,7 @@ that results stay the same bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from sparseplan.liveness import Memory, analyse
@@ -20,8 +21,8 @@ MOST_STEPS = 600
 MOST_MOVES = 4000
 
 
-def reordered(schedule: Schedule, most_moves: int = MOST_MOVES) -> Schedule:
-    """The schedule with steps moved so that its peak is lower; itself where no move helps.
+def reordered(schedule: Schedule, most_moves: int = MOST_MOVES, late: Callable[[], bool] = lambda: False) -> Schedule:
+    """The schedule with steps moved so that its peak is lower; itself where no move helps, or it is too ``late``.
 
     A descent: of all single moves at a peak, the first that lowers the peak or the number of steps at it is
     taken. Not exact.
@@ -31,7 +32,7 @@ def reordered(schedule: Schedule, most_moves: int = MOST_MOVES) -> Schedule:
     best, memory = schedule, analyse(schedule)
     rank, tried = _rank(memory), 0
     improved = True
-    while improved and tried < most_moves:
+    while improved and tried < most_moves and not late():
         improved = False
         live = memory.at("L2")
         if not live:
@@ -46,7 +47,7 @@ def reordered(schedule: Schedule, most_moves: int = MOST_MOVES) -> Schedule:
             if _rank(found) < rank:
                 best, memory, rank, improved = candidate, found, _rank(found), True
                 break
-            if tried >= most_moves:
+            if tried >= most_moves or late():
                 break
     return best
 

@@ -7,6 +7,7 @@ reader, so that nothing but the starts is decided (``rows`` counts the bytes).
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ from sparseplan.training import ALWAYS, MaybeStep, TrainingGraph
 if TYPE_CHECKING:
     from sparseplan.solve.rows import Literals
 
+#: candidates that are counted one by one
+COUNTED = 200_000
+#: share of the values that a row of bytes has terms of, as seen on networks of all kinds
+ALIVE = 0.45
 #: decisions of what may be done to hold less
 RECOMPUTE, PAGE, STREAM, INT8 = "recompute", "page", "stream", "int8"
 
@@ -166,6 +171,30 @@ def candidates(
                 if i <= end and graph.steps[i].op not in alike.origin:
                     fetches[t, i] = (t, graph.steps[i].name)
     return runs, fetches, producers
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the 0/1 program would be: decisions of what is made again, terms of all its rows of bytes (about)."""
+
+    decisions: int
+    terms: int
+
+
+def size_of(graph: TrainingGraph, allowed: Collection[str], alike: Alike) -> Size:
+    """The size of the program, without building any of it."""
+    last, where = last_uses(graph), slots(graph.steps)
+    reach = {op: bisect.bisect_right(where, end) for op, end in last.items()}
+    runs = sum(reach.values())
+    decisions = positions = 0
+    if {RECOMPUTE, PAGE} & set(allowed):
+        if alike.origin and runs <= COUNTED:
+            found = candidates(graph, allowed, (), alike)
+            decisions, positions = sum(map(len, found[:2])), len({*found[0], *found[1]})
+        else:
+            decisions = runs * ((RECOMPUTE in allowed) + (PAGE in allowed))
+            positions = runs
+    return Size(decisions, round(ALIVE * (len(graph.steps) + positions) * len(graph.values)))
 
 
 def packable_steps(

@@ -14,14 +14,17 @@ from sparseplan.problem import Problem
 TRIES = 40
 
 
-def greedy(problem: Problem, fits: Callable[[Mapping[str, float]], bool]) -> dict[str, float] | None:
+def greedy(
+    problem: Problem, fits: Callable[[Mapping[str, float]], bool], start: Mapping[str, float] | None = None
+) -> dict[str, float] | None:
     """An update set that fits; None where not even the least one does.
 
     Args:
         fits: whether an update set, which respects choices, must and ties, keeps the budgets.
+        start: an update set to begin with that is known to fit, instead of the least.
     """
-    least = problem.least_update()
-    if not fits(least):
+    least = problem.least_update() if start is None else dict(start)
+    if start is None and not fits(least):
         return None
     elements = {p: problem.network.tensor[p].elements for p in problem.choices}
     place = {op.name: i for i, op in enumerate(problem.network.ops)}

@@ -10,7 +10,7 @@ leave the bound as it is; those merely not placed stay in the bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sparseplan.autodiff import trace
@@ -18,12 +18,13 @@ from sparseplan.costs import step_costs
 from sparseplan.errors import InternalError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.ordering import reordered
-from sparseplan.plan import PlacedBuffer, Plan, PlannedTile
+from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
 from sparseplan.solve import whynot
-from sparseplan.solve.again import INT8, PAGE, RECOMPUTE, STREAM, Alike
-from sparseplan.solve.cpsat import Clock, Limits
+from sparseplan.solve.again import INT8, PAGE, RECOMPUTE, STREAM, Alike, size_of
+from sparseplan.solve.clock import Clock, Limits, OutOfTime
+from sparseplan.solve.early import Early, rank
 from sparseplan.solve.fewer import fewer_macs
 from sparseplan.solve.greedy import greedy
 from sparseplan.solve.place import Group, Placement, Rect, place_min
@@ -74,6 +75,12 @@ class Effort:
 PROGRAMMED = frozenset((RECOMPUTE, PAGE, STREAM, INT8))
 #: literals of reruns beyond which it is first tried without the 0/1 program
 MANY = 5000
+#: terms of the program's rows beyond which it takes too much memory; without literals of savings they take less
+MOST_TERMS, MOST_PLAIN_TERMS = 2_000_000, 6_000_000
+#: seconds of building and presolving for each term, and the share of the remaining time that this may take
+TERM_SECONDS, BUILDING = 4e-6, 0.5
+#: shares of the remaining time for what is found before the program, and where none is built
+BEFORE, ALONE = 0.3, 0.75
 #: shares of the remaining time, and seconds that every stage gets even when late
 SELECTING = 0.6
 PLACING = 0.25
@@ -119,7 +126,9 @@ class Pipeline:
         self.graph: TrainingGraph = trace(self.lowered.network, problem.options, problem.choices, self.limits.beat)
         self.tiling = Tiling(problem.device, self.graph, self.limits.beat)
         self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
-        self.program = Program(problem, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
+        #: what a plan holds before the program is begun, where that may be too large
+        self.early: Found | None = None
+        self._program: Program | None = None
         #: the fewest cycles of decisions that the rows let through and that broke a cap on time or energy
         self.fastest: int | None = None
         #: the program of the same problem without savings, once it is asked for
@@ -129,6 +138,36 @@ class Pipeline:
         #: where groups lay in the last plans, latest first: neighbours on a front are much alike
         self.like: list[dict[str, int]] = []
 
+    @property
+    def program(self) -> Program:
+        """The 0/1 program, built when it is first asked for, however long that takes."""
+        if self._program is None:
+            self._program = self.built(self.problem, self.limits.beat)
+        return self._program
+
+    def built(self, problem: Problem, look: Callable[[], None]) -> Program:
+        """The program of a problem."""
+        alike = Alike(self.lowered.origin)
+        return Program(problem, self.graph, self.tiling.forbidden(), alike, self.tiling, look)
+
+    def affordable(self, savings: Collection[str]) -> bool:
+        """Whether there are time and memory for the program with these savings."""
+        size = size_of(self.graph, savings, Alike(self.lowered.origin))
+        left = self.clock.left().seconds
+        if size.terms > (MOST_TERMS if size.decisions else MOST_PLAIN_TERMS):
+            return False
+        return left is None or TERM_SECONDS * size.terms <= max(BUILDING * left, LEAST_SECONDS)
+
+    def ready(self) -> bool:
+        """Whether the program is there, or can be built in time."""
+        if self._program is None and self.affordable(self.problem.savings):
+            self.progress("building the 0/1 program")
+            try:
+                self._program = self.built(self.problem, self.clock.check if self.early else self.limits.beat)
+            except OutOfTime:
+                return False
+        return self._program is not None
+
     def again(self, problem: Problem, limits: Limits | None = None) -> Plan:
         """The best plan for the same problem under a budget of main memory, or of MACs, that is no larger.
 
@@ -136,7 +175,8 @@ class Pipeline:
         """
         self.limits = self.limits if limits is None else limits.told(self.limits.say)
         self.clock, self.problem = Clock(self.limits), problem
-        self.program.ask(problem)
+        if self._program is not None:
+            self._program.ask(problem)
         return self.run()
 
     def at_its_own_budget(self, plan: Plan, problem: Problem) -> Plan:
@@ -144,6 +184,8 @@ class Pipeline:
 
         Decisions that could not be placed, and may take more than that, are no doubt any longer.
         """
+        if self._program is None:
+            return replace(plan, problem=problem)
         bound = max(plan.objective, self.program.doubt(problem.capacity(MAIN)), self.program.best_bound)
         if bound >= plan.bound:
             return replace(plan, problem=problem)
@@ -152,20 +194,29 @@ class Pipeline:
 
     def least_in_doubt(self, value: float) -> int | None:
         """The fewest bytes of main memory, with what is reserved, of decisions in doubt that are worth more."""
+        if self._program is None:
+            return None
         least = [e.least for e in self.program.excluded if e.value > value]
         return min(least) + self.problem.device.level(MAIN).reserved if least else None
 
     def run(self) -> Plan:
         """The best plan, with its proof."""
-        problem, program = self.problem, self.program
-        capacity = problem.capacity(MAIN)
+        problem, capacity = self.problem, self.problem.capacity(MAIN)
+        self.early = None
+        affordable = self._program is not None or self.affordable(problem.savings)
+        if not affordable or size_of(self.graph, problem.savings, Alike(self.lowered.origin)).decisions > MANY:
+            if (reason := whynot.no_tile(self)) is not None:
+                return self.infeasible(reason)
+            self.early = Early(self, self.clock.part(self.part(BEFORE if affordable else ALONE).seconds)).run()
+            complete = self.early is not None and self.early.objective >= problem.most_worth()
+            if complete and (problem.must or not affordable):
+                return self.answer(self.early, problem.most_worth())
+        if not self.ready():
+            return self.without_program()
+        program = self.program
         best: Found | None = None
         doubt = program.doubt(capacity)  # the most value among decisions neither placed nor proven impossible
         margin = 0
-        if len(program.again.runs) > MANY and problem.must:
-            found = self.obliged()
-            if found is not None and found.objective + program.resolution >= problem.most_worth():
-                return self.answer(found, found.objective)
         for _ in range(self.effort.attempts):
             above = None if best is None else best.objective
             selection = program.select(self.part(SELECTING), margin, above, self.order)
@@ -178,6 +229,8 @@ class Pipeline:
                 if selection.status == "INFEASIBLE":  # nothing (better) is left
                     if best is None and "order" in problem.savings and (found := self.fallback()) is not None:
                         return self.answer(found, problem.most_worth())  # in another order it fits
+                    if best is None and self.early is not None:  # the program knows fewer ways
+                        return self.answer(self.early, problem.most_worth())
                     if best is None and doubt == -math.inf:
                         return self.infeasible()
                     return self.answer(best, doubt)
@@ -212,17 +265,27 @@ class Pipeline:
             if self.clock.passed():
                 break
         # cut short: what the relaxation proves still holds
-        return self.answer(best or self.fallback(), max(doubt, program.best_bound))
+        return self.answer(best or self.early or self.fallback(), max(doubt, program.best_bound))
+
+    def without_program(self) -> Plan:
+        """The answer where the program is too large for the time or the memory: of value, but with a distant bound."""
+        found = self.early
+        if found is None or found.objective < self.problem.most_worth():
+            found = self.better(self.fallback())
+        return self.answer(found, self.problem.most_worth())
 
     def no_worse(self, selection: Selection, margin: int, above: float | None) -> Selection:
         """A selection that was cut short, or what takes no search to find where that is worth more."""
         capacity = self.problem.capacity(MAIN)
-        decisions = self.unsearched(None if capacity is None else capacity - margin)
+        if self.early is not None and margin == 0:
+            decisions: Decisions | None = self.early.candidate.decisions
+        else:
+            decisions = self.unsearched(None if capacity is None else capacity - margin)
         if decisions is None:
             return selection
-        known = [self.program.worth(selection.decisions)] if selection.decisions is not None else []
+        known = [self.worth(selection.decisions)] if selection.decisions is not None else []
         known += [] if above is None else [above]
-        if decisions in self.tried or any(self.program.worth(decisions) <= worth for worth in known):
+        if decisions in self.tried or any(self.worth(decisions) <= worth for worth in known):
             return selection
         self.tried.append(decisions)
         bound = min(selection.bound, self.program.best_bound)
@@ -239,15 +302,19 @@ class Pipeline:
         update = greedy(self.problem, fits)
         quick = None if update is None else Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
         known = [d for d in (quick, self.without_savings(live)) if d is not None]
-        return max(known, key=self.program.worth, default=None)
+        return max(known, key=self.worth, default=None)
 
     def without_savings(self, live: int | None) -> Decisions | None:
         """The best decisions that save nothing: a far smaller program, whose answers are answers to this one."""
         if not set(self.problem.savings) & PROGRAMMED:
             return None
         if self.plain is None:
-            bare = replace(self.problem, savings=())
-            self.plain = Program(bare, self.graph, self.tiling.forbidden(), Alike(self.lowered.origin), self.tiling)
+            if not self.affordable(()):
+                return None
+            try:
+                self.plain = self.built(replace(self.problem, savings=()), self.clock.check)
+            except OutOfTime:
+                return None
         self.plain.ask(replace(self.problem, savings=()))
         capacity = self.problem.capacity(MAIN)
         margin = 0 if capacity is None or live is None else capacity - live
@@ -278,7 +345,7 @@ class Pipeline:
         seconds, joules = costs.seconds, costs.joules
         late = problem.max_seconds is not None and (seconds is None or seconds > problem.max_seconds)
         hungry = problem.max_joules is not None and (joules is None or joules > problem.max_joules)
-        if (late or hungry) and any(row is self.program.time for row, _ in self.program.caps):
+        if (late or hungry) and self._program and any(row is self._program.time for row, _ in self._program.caps):
             self.fastest = min(costs.cycles or 0, self.fastest or costs.cycles or 0)
         return not (late or hungry)
 
@@ -288,6 +355,32 @@ class Pipeline:
         seconds = None if left.seconds is None else max(share * left.seconds, LEAST_SECONDS)
         return replace(left, seconds=seconds)
 
+    def worth(self, decisions: Decisions) -> float:
+        """Value of decisions, less the price of what is packed."""
+        return self.program.worth(decisions) if decisions.savings.packed else self.problem.worth(decisions.update)
+
+    def placed(self, decisions: Decisions) -> Found | int | None:
+        """Decisions carried through; the bytes that they are over the budget by; None where another cap is broken."""
+        capacity = self.problem.capacity(MAIN)
+        candidate = self.place(decisions, capacity)
+        placement = candidate.placement
+        if placement.status != "PLACED" or (capacity is not None and placement.peak > capacity):
+            most = max(candidate.bound, placement.peak)
+            return max(most - (capacity or 0), 1)
+        _, peaks = placed_buffers(candidate.memory, placement, self.alignments())
+        for level, peak in peaks.items():
+            there = self.problem.capacity(level)
+            if level != MAIN and there is not None and peak > there:
+                return None
+        if not self.in_time(candidate):
+            return None
+        selection = Selection("FEASIBLE", decisions, math.inf, {"macs": "FEASIBLE"}, 0.0)
+        return Found(candidate, selection, self.worth(decisions))
+
+    def alignments(self) -> dict[str, int]:
+        """Of each level."""
+        return {v.name: v.alignment for v in self.problem.device.levels}
+
     def obliged(self) -> Found | None:
         """What has to be updated and nothing else, with ops run again where that is needed to fit."""
         capacity = self.problem.capacity(MAIN)
@@ -296,13 +389,8 @@ class Pipeline:
             return None
         self.progress("looking for what fits with ops run again")
         decisions = fewer_macs(self.graph, decisions, capacity, self.part(PLACING))
-        candidate = self.place(decisions, capacity) if self.allowed(decisions) else None
-        if candidate is None or candidate.placement.status != "PLACED" or candidate.placement.peak > capacity:
-            return None
-        if not self.in_time(candidate):
-            return None
-        selection = Selection("FEASIBLE", decisions, math.inf, {"macs": "FEASIBLE"}, 0.0)
-        return Found(candidate, selection, self.program.worth(decisions))
+        found = self.placed(decisions) if self.allowed(decisions) else None
+        return found if isinstance(found, Found) else None
 
     def fallback(self) -> Found | None:
         """Some plan, where the search for the best ones found none that can be placed.
@@ -313,6 +401,8 @@ class Pipeline:
         capacity = self.problem.capacity(MAIN)
         least = Decisions(self.problem.least_update(), {})
         for way in (*ROOM, "obliged", "least", "cheapest"):
+            if self.early is not None and self.clock.late():
+                return self.early
             decisions: Decisions | None = None
             if isinstance(way, int):
                 decisions = None if capacity is None else self.unsearched(capacity - capacity // way)
@@ -321,17 +411,11 @@ class Pipeline:
                     return found
             elif way == "least":
                 decisions = least if self.allowed(least) else None
-            else:
-                _, decisions, _ = self.program.cheapest(self.part(1.0), remaining=True)
-            if decisions is None:
-                continue
-            candidate = self.place(decisions, capacity)
-            placement = candidate.placement
-            if not self.in_time(candidate):
-                continue
-            if placement.status == "PLACED" and (capacity is None or placement.peak <= capacity):
-                selection = Selection("FEASIBLE", decisions, math.inf, {}, 0.0)
-                return Found(candidate, selection, self.program.worth(decisions))
+            elif self._program is not None:
+                _, decisions, _ = self._program.cheapest(self.part(1.0), remaining=True)
+            placed = None if decisions is None else self.placed(decisions)
+            if isinstance(placed, Found):
+                return replace(placed, selection=replace(placed.selection, ties={}))
         return None
 
     def allowed(self, decisions: Decisions, live: int | None = None) -> bool:
@@ -358,7 +442,7 @@ class Pipeline:
         """Lifetimes and offsets for given decisions."""
         schedule = apply(self.graph.restrict(UpdateSet(decisions.update), decisions.picks), decisions.savings)
         if "order" in self.problem.savings:
-            schedule = reordered(schedule)
+            schedule = reordered(schedule, late=Clock(self.part(PLACING)).late)
         memory = analyse(schedule)
         limits = self.part(PLACING, self.effort.placing)
         groups = groups_of(memory)
@@ -368,16 +452,26 @@ class Pipeline:
             del self.like[REMEMBERED:]
         return Candidate(decisions, schedule, memory, placement, bound)
 
+    def better(self, found: Found | None) -> Found | None:
+        """What was found, or what was found early where that is worth more (or as much, for fewer MACs)."""
+        early = self.early
+        if found is None or early is None:
+            return found or early
+        if early.objective == found.objective and (found.selection.ties.get("macs") == "OPTIMAL" or
+                                                   "time" in found.selection.ties):  # fmt: skip
+            return found
+        return max(found, early, key=rank)
+
     def answer(self, found: Found | None, bound: float) -> Plan:
         """The plan for what was found; nothing else has more value than ``bound``."""
         seconds = self.clock.elapsed()
-        resolution = self.program.resolution
+        resolution = 0.0 if self._program is None else self._program.resolution
+        found = self.better(found)
         if found is None:
             return Plan(self.problem, "UNKNOWN", -math.inf, bound, resolution, seed=self.limits.seed,
                         solve_seconds=seconds)  # fmt: skip
         candidate, selection = found.candidate, found.selection
-        alignments = {v.name: v.alignment for v in self.problem.device.levels}
-        buffers, peaks = placed_buffers(candidate.memory, candidate.placement, alignments)
+        buffers, peaks = placed_buffers(candidate.memory, candidate.placement, self.alignments())
         schedule = candidate.schedule
         bounds = {level: candidate.memory.peak(level) for level in peaks}
         bounds[MAIN] = max(bounds[MAIN], candidate.bound)
@@ -395,9 +489,9 @@ class Pipeline:
         )  # fmt: skip
 
     # -- why not ----------------------------------------------------------------------------------
-    def infeasible(self) -> Plan:
+    def infeasible(self, reason: Infeasibility | None = None) -> Plan:
         """Name the binding level, what does not fit there, and the fewest bytes that would do."""
-        reason = whynot.reason(self)
+        reason = reason or whynot.reason(self)
         seconds = self.clock.elapsed()
         return Plan(self.problem, "INFEASIBLE", -math.inf, -math.inf, reason=reason, seed=self.limits.seed,
                     solve_seconds=seconds)  # fmt: skip

@@ -457,10 +457,11 @@ def _written(step: MaybeStep, y: str) -> int:
     return step.when if span.when == ALWAYS else span.when
 
 
-def undominated(rows: Sequence[Row]) -> list[Row]:
+def undominated(rows: Sequence[Row], look: Callable[[], None] = lambda: None) -> list[Row]:
     """Rows that some other row does not already imply (all pairs up to a few hundred rows)."""
     kept: list[Row] = []
     for row in rows:  # neighbours differ little, so most fall here
+        look()
         if kept and row.within(kept[-1]):
             continue
         while kept and kept[-1].within(row):

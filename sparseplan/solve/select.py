@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
@@ -19,7 +19,7 @@ from sparseplan.problem import Pair, Problem, Saturation
 from sparseplan.recompute import NO_SAVINGS, Savings
 from sparseplan.solve import timing
 from sparseplan.solve.again import Again, Alike, candidates, movable, named, packable_steps, used_at_once
-from sparseplan.solve.cpsat import Limits, Outcome, Sense, solve, solve_in_order
+from sparseplan.solve.cpsat import Clock, Limits, Outcome, Sense, solve, solve_in_order
 from sparseplan.solve.rows import (
     Literal,
     Literals,
@@ -95,9 +95,11 @@ class Program:
 
     def __init__(
         self, problem: Problem, graph: TrainingGraph, forbidden: Sequence[tuple[int, str]], alike: Alike | None = None,
-        tiling: Tiling | None = None,
+        tiling: Tiling | None = None, look: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        """``forbidden``: conditions (with the step's name) of passes that no L1 tile fits; ``tiling``: for time."""
+        """``forbidden``: conditions (with the step's name) of passes that no L1 tile fits; ``tiling``: for time;
+        ``look``: called again and again while the program is built, and what it raises ends that."""
+        self.look = look
         self.problem, self.graph, self.alike = problem, graph, alike or Alike()
         self.model = cp_model.CpModel()
         self._variables: dict[int, cp_model.IntVar] = {}
@@ -114,14 +116,15 @@ class Program:
             elif literal is not False:
                 self.model.add(literal == 0)
         self.again = self._again()
-        self.all_rows = budget_rows(graph, self.literals, self.again)
-        self.rows = undominated(self.all_rows)
+        self.all_rows = budget_rows(graph, self.literals, self.again, look)
+        self.rows = undominated(self.all_rows, look)
         self.area = total(self.all_rows)
         self.macs = macs_terms(graph, self.literals, self.again)
         self.traffic = traffic_terms(graph, self.literals, self.again)
         self.frozen = frozen_row(graph, self.literals, problem.device.level(problem.options.frozen).alignment)
         self._costs(tiling)
         self._value()
+        self.look = lambda: None
         self.excluded: list[Excluded] = []
         #: a proven upper bound on the value of all decisions not excluded
         self.best_bound = problem.most_worth()
@@ -148,6 +151,7 @@ class Program:
             packs, moved,
         )  # fmt: skip
         for (_, i), literal in (*again.runs.items(), *again.fetches.items()):
+            self.look()
             takes_place = self.literals.condition((graph.steps[i].when, graph.steps[i].pick))
             if takes_place is not True:
                 model.add_implication(literal, takes_place)
@@ -385,6 +389,7 @@ class Program:
             above: only decisions that are worth more than this.
             order: what is lowest among equals, the most important first: ``macs`` and ``peak``.
         """
+        clock = Clock(limits)
         model = self.model.clone()
         capacity = self.problem.capacity(MAIN)
         self.limit_bytes(model, None if capacity is None else capacity - margin)
@@ -411,7 +416,7 @@ class Program:
             ("max", self.value), *(("min", lowest[name]) for name in order[:-1]), ("min", last),
         ]  # fmt: skip
         later = LATER_WORK if self.again else None
-        outcomes = solve_in_order(model, goals, limits, parameters=SEARCH, narrow=self.narrow, later=later)
+        outcomes = solve_in_order(model, goals, clock.left(), parameters=SEARCH, narrow=self.narrow, later=later)
         solved = [o for o in outcomes if o.solved]
         work = sum(o.work for o in outcomes)
         if not solved:
@@ -430,11 +435,13 @@ class Program:
 
         Those ruled out are among them unless only the ``remaining`` ones are asked for.
         """
+        clock = Clock(limits)
         model = self.model.clone()
         self.limit_others(model)
         for e in self.excluded if remaining else ():
             model.add_bool_or(e.clause)
-        outcome = solve_in_order(model, [("min", self.peak(model))], limits, parameters=SEARCH, narrow=self.narrow)[0]
+        goals: list[tuple[Sense, cp_model.LinearExprT]] = [("min", self.peak(model))]
+        outcome = solve_in_order(model, goals, clock.left(), parameters=SEARCH, narrow=self.narrow)[0]
         if not outcome.solved:
             return outcome.status, None, 0
         return outcome.status, self.decisions(outcome), int(outcome.bound or 0)

@@ -124,8 +124,9 @@ class _Rows:
             self.homes(row, step, here)
         # what an update brings near is priced as if it were
         far = {n: level for n, level in self.frozen.items() if not self.graph.levels[n].atoms}
+        once = {op: self.cost(certain(forward[op]), _most(forward[op]), far) for op in {op for op, _ in again.runs}}
         for (op, _), run in again.runs.items():
-            self.add(row, run, self.cost(certain(forward[op]), _most(forward[op]), far))
+            self.add(row, run, once[op])
         for t, literal in again.paged.items():
             self.add(row, literal, self.paging(t, out=True))
         for (t, _), literal in again.fetches.items():
