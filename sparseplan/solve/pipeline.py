@@ -205,7 +205,7 @@ class Pipeline:
         self.early = None
         affordable = self._program is not None or self.affordable(problem.savings)
         if not affordable or size_of(self.graph, problem.savings, Alike(self.lowered.origin)).decisions > MANY:
-            if (reason := whynot.no_tile(self)) is not None:
+            if (reason := whynot.no_tile(self) or whynot.certain(self)) is not None:
                 return self.infeasible(reason)
             self.early = Early(self, self.clock.part(self.part(BEFORE if affordable else ALONE).seconds)).run()
             complete = self.early is not None and self.early.objective >= problem.most_worth()
