@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sparseplan.errors import ProblemError
 
 #: seconds of silence after which the last line of progress is told again
-SILENCE = 1.0
+SILENCE = 0.7
 #: wall-clock seconds; tests put a clock of their own here
 now: Callable[[], float] = time.perf_counter
 

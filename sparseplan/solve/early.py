@@ -24,6 +24,7 @@ from sparseplan.solve.clock import Clock, OutOfTime
 from sparseplan.solve.greedy import greedy
 from sparseplan.solve.rematinstance import instance, least_possible, peak_of
 from sparseplan.solve.rematintervals import checkpoints, solve_intervals
+from sparseplan.solve.rematwindows import each_time
 from sparseplan.solve.select import Decisions
 from sparseplan.steps import MAIN, Schedule, UpdateSet
 
@@ -182,6 +183,12 @@ class Early:
                 reruns = checkpoints(inst, every)
                 if peak_of(inst, reruns) <= live:
                     ways.append(reruns)
+            for every in (6, root, len(inst.ops)) if not ways else ():  # the fewest bytes for the most MACs
+                self.clock.check()
+                reruns = each_time(inst, [o for o in range(len(inst.ops)) if (o + 1) % every])
+                if peak_of(inst, reruns) <= live:
+                    ways.append(reruns)
+                    break
             ways.sort(key=lambda reruns: sum(inst.ops[o].cost for o, _ in reruns))
         for reruns in ways:
             made = frozenset((inst.ops[o].name, name[i]) for o, i in reruns)

@@ -22,7 +22,7 @@ from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
 from sparseplan.solve import whynot
-from sparseplan.solve.again import INT8, PAGE, RECOMPUTE, STREAM, Alike, size_of
+from sparseplan.solve.again import INT8, PAGE, RECOMPUTE, STREAM, Alike, Size, size_of
 from sparseplan.solve.clock import Clock, Limits, OutOfTime
 from sparseplan.solve.early import Early, rank
 from sparseplan.solve.fewer import fewer_macs
@@ -73,12 +73,16 @@ class Effort:
 
 #: savings that make the 0/1 program larger
 PROGRAMMED = frozenset((RECOMPUTE, PAGE, STREAM, INT8))
+#: groups from which on those that are always there are stacked first
+STACKED = 600
 #: literals of reruns beyond which it is first tried without the 0/1 program
 MANY = 5000
 #: terms of the program's rows beyond which it takes too much memory; without literals of savings they take less
 MOST_TERMS, MOST_PLAIN_TERMS = 2_000_000, 6_000_000
 #: seconds of building and presolving for each term, and the share of the remaining time that this may take
 TERM_SECONDS, BUILDING = 4e-6, 0.5
+#: the share that is so little that the program is begun at once
+SOON = 0.1
 #: shares of the remaining time for what is found before the program, and where none is built
 BEFORE, ALONE = 0.3, 0.75
 #: shares of the remaining time, and seconds that every stage gets even when late
@@ -150,13 +154,17 @@ class Pipeline:
         alike = Alike(self.lowered.origin)
         return Program(problem, self.graph, self.tiling.forbidden(), alike, self.tiling, look)
 
-    def affordable(self, savings: Collection[str]) -> bool:
-        """Whether there are time and memory for the program with these savings."""
+    def size(self) -> Size:
+        """How large the program is."""
+        return size_of(self.graph, self.problem.savings, Alike(self.lowered.origin))
+
+    def affordable(self, savings: Collection[str], share: float = BUILDING) -> bool:
+        """Whether there are time and memory for the program with these savings, in a share of the time."""
         size = size_of(self.graph, savings, Alike(self.lowered.origin))
         left = self.clock.left().seconds
         if size.terms > (MOST_TERMS if size.decisions else MOST_PLAIN_TERMS):
             return False
-        return left is None or TERM_SECONDS * size.terms <= max(BUILDING * left, LEAST_SECONDS)
+        return left is None or TERM_SECONDS * size.terms <= max(share * left, 2 * share * LEAST_SECONDS)
 
     def ready(self) -> bool:
         """Whether the program is there, or can be built in time."""
@@ -204,7 +212,7 @@ class Pipeline:
         problem, capacity = self.problem, self.problem.capacity(MAIN)
         self.early = None
         affordable = self._program is not None or self.affordable(problem.savings)
-        if not affordable or size_of(self.graph, problem.savings, Alike(self.lowered.origin)).decisions > MANY:
+        if not affordable or self.size().decisions > MANY or not self.affordable(problem.savings, SOON):
             if (reason := whynot.no_tile(self) or whynot.certain(self)) is not None:
                 return self.infeasible(reason)
             self.early = Early(self, self.clock.part(self.part(BEFORE if affordable else ALONE).seconds)).run()
@@ -446,7 +454,8 @@ class Pipeline:
         memory = analyse(schedule)
         limits = self.part(PLACING, self.effort.placing)
         groups = groups_of(memory)
-        placement, bound = place_min(groups, self.problem.options.alignment, limits, capacity, self.like)
+        placement, bound = placed_above(groups, memory.steps, self.problem.options.alignment, limits, capacity,
+                                        self.like)  # fmt: skip
         if placement.status == "PLACED":
             self.like.insert(0, {g.name: at for g, at in zip(groups, placement.offsets, strict=True)})
             del self.like[REMEMBERED:]
@@ -506,6 +515,33 @@ def groups_of(memory: Memory, level: str = MAIN) -> list[Group]:
             rects.setdefault(b.group, []).append(Rect(b.offset, b.bytes, b.start, b.stop))
             names.setdefault(b.group, b.value)
     return [Group(names[g], tuple(items)) for g, items in rects.items()]
+
+
+def placed_above(
+    groups: Sequence[Group], steps: int, alignment: int, limits: Limits, capacity: int | None,
+    like: Sequence[Mapping[str, int]],
+) -> tuple[Placement, int]:  # fmt: skip
+    """``place_min``; of many groups, those that are there all along are stacked at the bottom first.
+
+    Nothing is lost by that, and each live set that is looked at has so many fewer groups.
+    """
+    always = [i for i, g in enumerate(groups) if len(g.rects) == 1 and g.rects[0].stop - g.rects[0].start == steps]
+    if len(groups) < STACKED or len(always) == len(groups):
+        return place_min(groups, alignment, limits, capacity, like)
+    offsets = dict[int, int]()
+    floor = 0
+    for i in always:
+        offsets[i] = floor - groups[i].rects[0].offset
+        floor += align_up(groups[i].rects[0].bytes, alignment)
+    rest = [i for i in range(len(groups)) if i not in offsets]
+    room = None if capacity is None else capacity - floor
+    if room is not None and room < 0:
+        return Placement("IMPOSSIBLE", (), 0, "live bytes", 0.0), floor
+    found, bound = place_min([groups[i] for i in rest], alignment, limits, room, like)
+    if found.status == "PLACED":
+        offsets |= {i: floor + at for i, at in zip(rest, found.offsets, strict=True)}
+        found = replace(found, offsets=tuple(offsets[i] for i in range(len(groups))), peak=floor + found.peak)
+    return found, floor + bound
 
 
 def placed_buffers(

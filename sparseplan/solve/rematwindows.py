@@ -225,6 +225,25 @@ def dropped(inst: RematInstance, ops: Sequence[int]) -> tuple[Rerun, ...]:
     return useful(inst, chosen)
 
 
+def each_time(inst: RematInstance, ops: Sequence[int]) -> tuple[Rerun, ...]:
+    """The plan that frees the outputs of ``ops`` after the forward run and makes them anew for each reader of them.
+
+    Next to nothing is held, for many MACs: where this does not fit, hardly anything does.
+    """
+    gone = {t for o in ops for t in inst.ops[o].writes}
+    chosen: list[Rerun] = []
+    for slot in inst.slots:
+        wanted = [t for t in inst.steps[slot - len(inst.ops)].reads if t in gone]
+        made: set[int] = set()
+        while wanted:
+            o = inst.tensors[wanted.pop()].op
+            if o not in made:
+                made.add(o)
+                wanted += [x for x in inst.ops[o].reads if x in gone]
+        chosen += [(o, slot) for o in made]
+    return useful(inst, chosen)
+
+
 def fewer(inst: RematInstance, reruns: Sequence[Rerun], budget: int, late: Callable[[], bool]) -> tuple[Rerun, ...]:
     """Leave out reruns, dearest first, as long as the peak stays within ``budget``."""
     current = useful(inst, reruns)
