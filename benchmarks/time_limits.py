@@ -7,7 +7,7 @@ with all savings. The budget is half-way between the persistent bytes with the l
 takes without savings. ``seconds`` are wall-clock of the call, ``silence`` the longest time without progress,
 ``MiB`` the peak of the process, ``gap`` of the value from its bound in per cent. A limit of T seconds is to end within
 1.1 T + 2 seconds, with a plan, and without a silence of more than two; 300 ops take less than 1 GiB, 1,000 less than 2.
-Judge on an idle machine, or with ``--cpu`` by CPU seconds, which serve as the clock then too. Exits with 1 if any case breaks a rule.
+Judge on an idle machine, or with ``--cpu`` by CPU seconds, which are the clock then. Exits with 1 if a rule is broken.
 """
 
 from __future__ import annotations

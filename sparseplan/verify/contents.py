@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Hashable
 from typing import NamedTuple
 
@@ -38,26 +39,28 @@ class LevelBytes:
 
     def write(self, lo: int, hi: int, content: Content, base: int) -> None:
         """Let ``[lo, hi)`` hold a content."""
+        first, last = self._meeting(lo, hi)
         kept: list[Held] = []
-        for h in self._held:
-            if h.hi <= lo or hi <= h.lo:
-                kept.append(h)
-                continue
+        for h in self._held[first:last]:
             if h.lo < lo:
                 kept.append(h._replace(hi=lo))
+        kept.append(Held(lo, hi, content, base))
+        for h in self._held[first:last]:
             if hi < h.hi:
                 kept.append(h._replace(lo=hi))
-        kept.append(Held(lo, hi, content, base))
-        kept.sort(key=lambda h: h.lo)
-        self._held = kept
+        self._held[first:last] = kept
+
+    def _meeting(self, lo: int, hi: int) -> tuple[int, int]:
+        """The half-open range of what is held that meets ``[lo, hi)``; all is in order and apart."""
+        return (bisect.bisect_right(self._held, lo, key=lambda h: h.hi),
+                bisect.bisect_left(self._held, hi, key=lambda h: h.lo))  # fmt: skip
 
     def read(self, lo: int, hi: int) -> list[Held]:
         """What ``[lo, hi)`` holds, in order and without gaps."""
         result: list[Held] = []
         at = lo
-        for h in self._held:
-            if h.hi <= lo or hi <= h.lo:
-                continue
+        first, last = self._meeting(lo, hi)
+        for h in self._held[first:last]:
             if at < h.lo:
                 result.append(Held(at, h.lo, None, 0))
             result.append(h._replace(lo=max(h.lo, lo), hi=min(h.hi, hi)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
+
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.problem import Problem
 from sparseplan.steps import MAIN, Value
@@ -121,8 +124,29 @@ def check_buffers(problem: Problem, plan: Plan, places: Places, findings: Findin
                 findings.add("lifetime", where, f"lives [{b.start}, {b.stop}), but is persistent: [0, {count})")
 
 
+def apart(plan: Plan) -> bool:
+    """Whether no two buffers overlap: those alive lie apart in order, so a new one can meet its neighbours only."""
+    alive: dict[str, list[tuple[int, int]]] = {}
+    ending: list[tuple[int, str, int, int]] = []
+    for b in sorted(plan.buffers, key=lambda b: b.start):
+        while ending and ending[0][0] <= b.start:
+            _, level, offset, end = heapq.heappop(ending)
+            alive[level].pop(bisect.bisect_left(alive[level], (offset, end)))
+        here = alive.setdefault(b.level, [])
+        at = bisect.bisect_left(here, (b.offset, b.end))
+        if b.end <= b.offset or b.stop <= b.start or (at and here[at - 1][1] > b.offset):
+            return False
+        if at < len(here) and here[at][0] < b.end:
+            return False
+        here.insert(at, (b.offset, b.end))
+        heapq.heappush(ending, (b.stop, b.level, b.offset, b.end))
+    return True
+
+
 def check_overlaps(plan: Plan, findings: Findings) -> None:
     """No two buffers of a level share bytes at any step."""
+    if apart(plan):
+        return
     alive: dict[str, list[PlacedBuffer]] = {}
     for b in sorted(plan.buffers, key=lambda b: (b.start, b.offset)):
         here = [a for a in alive.get(b.level, ()) if a.stop > b.start]
