@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import random
@@ -215,7 +216,11 @@ def drop(data: Data, rng: random.Random) -> bool:
     if isinstance(entries[i], dict) and rng.random() < 0.3:
         keys = [k for k in entries[i] if k in ("channels", "add", "rows", "boxes", "keep", "inplace")]
         if keys:
-            del entries[i][rng.choice(keys)]
+            key = rng.choice(keys)
+            if key == "inplace":
+                entries[i][key] = []
+            else:
+                del entries[i][key]
             return True
     del entries[i]
     return True
@@ -461,8 +466,9 @@ def edited(base: Base, rng: random.Random) -> tuple[Data, list[str]]:
     data, names = copy.deepcopy(base.data), []
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
         edit = rng.choice(EDITS)
-        if edit(data, rng):
-            names.append(edit.__name__)
+        with contextlib.suppress(KeyError, IndexError, ValueError, TypeError):  # what it needs was edited away
+            if edit(data, rng):
+                names.append(edit.__name__)
     if rng.random() < 0.5:
         heal(data)
     return data, names
