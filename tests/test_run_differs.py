@@ -169,3 +169,27 @@ def test_a_faulty_executor_fails_the_selftest(monkeypatch: pytest.MonkeyPatch) -
     found = selftest(small(), examples=1, seconds=20)
     assert not found.passed
     assert any(r.outcome == "failed" and "differs from the reference: parameter" in r.detail for r in found.rows)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "--arena", "--task", "digits"),
+        ("export", "--to", "torch", "-o", "x.py"),
+        ("export", "--to", "c", "-o", "x", "--weights", "random"),
+        ("run",),
+    ],
+)
+def test_commands_that_follow_a_plan_have_it_verified_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = PLANS["fused"]
+    step = plan.steps[0]
+    wrong = replace(plan, steps=(replace(step, reads=step.reads[::-1]), *plan.steps[1:]))
+    path = file_of(wrong, tmp_path)
+    assert main([command[0], path, *command[1:]]) == 2
+    err = capsys.readouterr().err
+    assert "should be in the order ['x0', 'weight', 'bias']" in err
+    assert err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]

@@ -15,7 +15,7 @@ from sparseplan import api
 from sparseplan.builder import init_parameters
 from sparseplan.cli.losses import planned_loss
 from sparseplan.device import Device, custom, load_device
-from sparseplan.errors import NetworkError, ProblemError, near
+from sparseplan.errors import NetworkError, PlanError, ProblemError, near
 from sparseplan.importers import Imported
 from sparseplan.network import Network
 from sparseplan.origin import Origin, weights_sha256
@@ -27,6 +27,7 @@ from sparseplan.sources import folded, imported, plan_weights
 from sparseplan.tasks import Task, get_task
 from sparseplan.value import VALUES, get_value
 from sparseplan.value.units import Unit, units_of
+from sparseplan.verify import verify
 from sparseplan.weights import pretrained, read_weights
 
 Handler = Callable[[argparse.Namespace], int]
@@ -113,6 +114,13 @@ def _fixed(text: str) -> tuple[str, float | int]:
     if not equals or not math.isfinite(value):
         raise NetworkError(f"fix={text!r} must be INPUT=NUMBER, such as sr=16000")
     return name, int(value) if value.is_integer() else value
+
+
+def verified(plan: Plan, path: str) -> Plan:
+    """A plan that the verifier accepts; raises PlanError with the first of what it finds."""
+    if found := verify(plan.problem, plan):
+        raise PlanError(f"plan {path!r}: the verifier rejects it: {found[0].where}: {found[0].message}")
+    return plan
 
 
 def weights_of(args: argparse.Namespace, network: Network) -> Any:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from sparseplan.atomic import together
-from sparseplan.cli.common import origin_of, plan_weights_of, show, writable
+from sparseplan.cli.common import origin_of, plan_weights_of, show, verified, writable
 from sparseplan.errors import PlanError
 from sparseplan.importers.spec import to_dict
 from sparseplan.inspection import inspect_rows
@@ -73,7 +73,7 @@ def export(args: argparse.Namespace) -> int:
         layouts = None
         if args.network is not None:
             layouts = dict(origin_of(args).layouts)
-        pytorch.export(plan, args.out, layouts=layouts)
+        pytorch.export(verified(plan, args.plan), args.out, layouts=layouts)
         show(args, {"to": "torch", "files": [args.out]}, f"wrote {args.out}; call its apply(module) before training")
         return 0
     return _export_c(args, plan)

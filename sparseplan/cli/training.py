@@ -20,6 +20,7 @@ from sparseplan.cli.common import (
     show,
     task_of,
     training_settings,
+    verified,
     weights_of,
     writable,
 )
@@ -47,6 +48,7 @@ def check(args: argparse.Namespace) -> int:
     net = plan.problem.network
     if not plan.feasible:
         raise ProblemError(f"plan {args.plan!r} has status {plan.status}: there is nothing to train with")
+    verified(plan, args.plan)
     task = task_of(args)
     start = trained_loss(args.loss, plan, task, args.arena)
     weights, _ = plan_weights_of(args, plan)

@@ -12,7 +12,7 @@ from sparseplan.plan import Plan
 from sparseplan.problem import Pair, Problem, Saturation, Term
 from sparseplan.steps import PACKED_CODES, why_once
 from sparseplan.verify.facts import Facts
-from sparseplan.verify.findings import Findings
+from sparseplan.verify.findings import STATUSES, Findings
 
 #: values are told apart by 2**-29 of what they come to together: finer than that no proof has to be, coarser none may
 FINENESS = 2.0**-29
@@ -76,6 +76,11 @@ def check_objective(problem: Problem, plan: Plan, update: dict[str, float], find
     packed = {problem.network.op[s.op].params.get(s.target) for s in reads_codes if s.op in problem.network.op}
     parts += [-problem.int8_price * abs(problem.values[p][r]) for p, r in update.items() if p in packed]
     value = math.fsum(parts + [worth_of_term(term, update) for term in problem.terms])
+    if plan.reason is not None:
+        findings.add("status", "reason", f"status={plan.status}, but there is a reason why nothing fits")
+    for name, status in plan.ties.items():
+        if status not in STATUSES:
+            findings.add("status", f"tie {name}", f"status={status!r} is none of {', '.join(STATUSES)}")
     if plan.objective != value:
         findings.add("objective", "objective", f"objective={plan.objective!r}, but the update set is worth {value!r}")
     if not plan.bound >= plan.objective:

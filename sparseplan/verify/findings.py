@@ -28,6 +28,10 @@ Kind = Literal[
 ]
 
 
+#: what a plan or a tie-break may be
+STATUSES = ("OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN")
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One way in which a plan breaks a rule.

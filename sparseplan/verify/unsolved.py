@@ -13,10 +13,9 @@ from sparseplan.problem import Problem
 from sparseplan.steps import MAIN, OPTIMIZERS, TARGET
 from sparseplan.units import align_up
 from sparseplan.verify.facts import Facts
-from sparseplan.verify.findings import Findings
+from sparseplan.verify.findings import STATUSES, Findings
 from sparseplan.verify.plainest import Plainest, fits
 
-STATUSES = ("OPTIMAL", "FEASIBLE", "INFEASIBLE", "UNKNOWN")
 #: caps that are no level of memory
 CAPS = ("MACs", "time", "energy")
 _AGAIN = re.compile(r"( again)?( \(\d+\))?$")
