@@ -46,6 +46,7 @@ def verify(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     findings = Findings()
     if plan.status not in ("OPTIMAL", "FEASIBLE"):
         check_unsolved(problem, plan, findings)
+        in_stripes(problem, plan, findings)  # those that came closest, if any
         return findings.all()
     striped = in_stripes(problem, plan, findings)
     if striped is None:

@@ -25,7 +25,7 @@ def check_unsolved(problem: Problem, plan: Plan, findings: Findings) -> None:
     """A plan without a schedule claims nothing more than why."""
     if plan.status not in STATUSES:
         findings.add("status", "status", f"status={plan.status!r} is none of {', '.join(STATUSES)}")
-    for name in ("update", "picks", "steps", "values", "buffers", "tiles", "macs", "stripes", "ties"):
+    for name in ("update", "picks", "steps", "values", "buffers", "tiles", "macs", "ties"):
         if getattr(plan, name):
             findings.add("status", name, f"status={plan.status}, but there are {len(getattr(plan, name))} {name}")
     for name in ("peak_bytes", "lower_bound_bytes"):
