@@ -8,6 +8,10 @@
 
 from __future__ import annotations
 
+from sparseplan.starting import guard as _guard
+
+_guard()  # before all that takes long to import
+
 from sparseplan import importers, tasks, value, zoo
 from sparseplan.api import plan, problem, read_values
 from sparseplan.builder import NetworkBuilder, init_parameters

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import joblib
 import pandas as pd
 
 from sparseplan.api import limits_of
 from sparseplan.errors import InternalError, OutputError, ProblemError
+from sparseplan.longwork.parallel import spread
 from sparseplan.planfile import write_plan
 from sparseplan.problem import Problem
 from sparseplan.scalars import plain, plain_arguments
@@ -285,9 +285,8 @@ def _all_walked(stretches: Sequence[_Stretch], jobs: int, clock: Clock) -> Itera
         return
     left = clock.left()
     until = None if left.seconds is None else time.time() + left.seconds
-    pool = joblib.Parallel(n_jobs=min(jobs, len(stretches)), return_as="generator_unordered")
     with alive(left):
-        yield from pool(joblib.delayed(_Stretch.elsewhere)(s, left.seed, until) for s in stretches)
+        yield from spread([(_Stretch.elsewhere, (s, left.seed, until)) for s in stretches], jobs)
 
 
 def undominated(points: Iterable[FrontPoint]) -> list[FrontPoint]:

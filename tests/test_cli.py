@@ -129,7 +129,7 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("plan", "upydnet", "--device", "gap99"), "gap9"),
     (("plan", "upydnet", "--l2", "12 parsecs"), "12 parsecs"),
     (("plan", "upydnet", "--l2=-5kB"), "-5kB"),
-    (("plan", "upydnet", "--l2", "0"), "l2='0'"),
+    (("plan", "upydnet", "--l2", "0"), "--l2 0 leaves no memory"),
     (("plan", "upydnet"), "--device"),
     (("plan", "upydnet", "--device", "gap9", "--dtype", "fp64"), "fp64"),
     (("plan", "upydnet", "--device", "gap9", "--optimizer", "adamw"), "adam"),

@@ -134,12 +134,12 @@ def test_an_arena_that_is_not_as_claimed_fails_the_check(
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("pareto", "resnet8", "--device", "gap9", "--axis", "l5"), "axis='l5' must be one of l2, l1, macs, time"),
+        (("pareto", "resnet8", "--device", "gap9", "--axis", "l5"), "--axis l5 must be one of l2, l1, macs, time"),
         (("pareto", "resnet8", "--device", "gap9", "--axis", "time"), "gives no MAC rates"),
         (("pareto", "resnet8", "--axis", "l1"), "has no L1 of known size"),
         (("pareto", "resnet8", *SMALL, "--budgets", "1kB"), "none is feasible"),
         (("pareto", "resnet8", *SMALL, "--budgets", "x"), "size='x' is not a number of bytes"),
-        (("pareto", "resnet8", *SMALL, "--points", "1"), "points=1 must be a whole number, at least 2"),
+        (("pareto", "resnet8", *SMALL, "--points", "1"), "--points 1 must be a whole number, at least 2"),
         (("pareto", "resnet8", *SMALL, "--csv", "no/such/folder.csv"), "does not exist; make it first"),
         (("pareto", "resnet8", *SMALL, "--figure", "front.xyz"), "format 'xyz' is unknown"),
         (("pareto", "resnet8", *SMALL, "--train", "--no-train"), "give one of them"),
@@ -171,8 +171,8 @@ def test_bad_input_is_one_clear_message(
     [
         (("--arena", "--full"), "leave --full out"),
         (("--arena", "--train-optimizer", "adam"), "the plan is for sgd"),
-        (("--lr", "-1"), "lr=-1.0 must be a number"),
-        (("--warmup", "2"), "warmup=2.0 must be a share"),
+        (("--lr", "-1"), "--lr -1.0 must be a number"),
+        (("--warmup", "2"), "--warmup 2.0 must be a share"),
         (("--task", "digit"), "did you mean 'digits'?"),
     ],
 )

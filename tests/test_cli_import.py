@@ -125,7 +125,7 @@ def test_schemas_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_mistakes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = ("--shape", "image=1,3,8,8")
     for argv, message in [
-        (("import", model), "leaves axis 2 .'h'. open; give shapes"),
+        (("import", model), "leaves axis 2 .'h'. open; give --shape image=1,3,N2,N3$"),
         (("import", model, "--shape", "picture=1,3,8,8"), "picture"),
         (("import", model, "--shape", "image=1,3,8"), "image"),
         (("import", model, "--shape", "image=1,3,-8,8"), "must be INPUT=N,C,H,W"),

@@ -60,7 +60,7 @@ def test_weights_given_with_the_plan_are_found_from_every_folder(
     shutil.move("plans", "moved")  # both together
     Path("moved/deep").mkdir()
     shutil.move("w.npz", "moved/deep/w.npz")
-    for argv in (["run", "moved/p.json"], ["check", "moved/p.json", "--task", "digits"],
+    for argv in (["run", "moved/p.json"], ["check", "moved/p.json", "--task", "digits", "--loss", "l1"],
                  ["export", "moved/p.json", "--to", "c", "-o", "c"]):  # fmt: skip
         code, _, err = _call(capsys, *argv)
         assert code == 2

@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--compare", action="append", default=[], metavar="PLAN",
                      help="put this plan file beside the new plan (repeatable)")  # fmt: skip
     sub.add_argument("--tiles", action="store_true", help="also show how each pass is tiled into L1")
+    sub.add_argument("--verbose", action="store_true", help="name every rate that the device lacks")
     sub.add_argument("--train-samples", type=_positive, metavar="N", help="also tell what training on N samples takes")
     sub.add_argument("--epochs", type=_positive, default=1, help="passes over them (default %(default)s)")
     sub.add_argument("--accumulate", type=_positive, default=1, metavar="N",

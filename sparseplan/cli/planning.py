@@ -27,6 +27,7 @@ from sparseplan.cli.common import (
     writable,
     written_weights,
 )
+from sparseplan.cli.wording import worded
 from sparseplan.errors import ProblemError
 from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan, weights_beside, write_plan
@@ -57,7 +58,7 @@ def plan(args: argparse.Namespace) -> int:
         report.save_figure(answer, args.figure)
     data, text = timing.told(args, answer)
     beside, table_ = comparing.told(answer, others)
-    text = [report.describe(answer), *text, *table_, *told]
+    text = [worded(report.describe(answer), args), *text, *table_, *told]
     show(args, {**report.summary(answer), **data, **beside}, "\n\n".join(text))
     return solved(answer.feasible, bool(answer.update))
 

@@ -38,7 +38,7 @@ def told(args: argparse.Namespace, plan: Plan) -> tuple[dict[str, Any], list[str
                 "updates": training.updates, "cycles": training.cycles, "seconds": training.seconds,
                 "joules": training.joules,
             }  # fmt: skip
-        text.append(report.time_text(costs, training))
+        text.append(report.time_text(costs, training, args.verbose))
     if args.tiles:
         data["tiles"] = report.tile_rows(plan)
         text.append(report.tile_text(plan))

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import current_process
 from pathlib import Path
@@ -65,31 +65,44 @@ def run_all(
             done(key, stored)
     missing = [job for key, job in wanted.items() if key not in found]
     if missing:
-        # one job a task: joblib would hold back results that it had grouped
-        parallel = joblib.Parallel(
-            n_jobs=min(jobs_at_once, len(missing)),
-            batch_size=1,
-            return_as="generator_unordered",
-            temp_folder=_shared_folder() if jobs_at_once > 1 else None,
-        )
         # threads share one limit, which must outlast each of them
         with threadpool_limits(limits=1):
-            results = parallel(joblib.delayed(_work)(job.shared, job.recipe, job.key, os.getpid()) for job in missing)
-            try:
-                for key, computed in results:
-                    result = decoded(encoded(computed))  # as if it had been stored
-                    if store is not None:
-                        store.put(wanted[key], result)
-                    done(key, result)
-            finally:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # that runs were dropped: that is what was asked for
-                    results.close()
+            calls = [(_work, (job.shared, job.recipe, job.key)) for job in missing]
+            for key, computed in spread(calls, jobs_at_once):
+                result = decoded(encoded(computed))  # as if it had been stored
+                if store is not None:
+                    store.put(wanted[key], result)
+                done(key, result)
     return {key: found[key] for key in wanted}
 
 
-def _work(shared: Any, recipe: Recipe, key: str, parent: int) -> tuple[str, Result]:
+def spread(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], jobs_at_once: int) -> Iterator[Any]:
+    """What functions return, called in processes of joblib's own, as they finish.
+
+    When the caller ends, however it does, the processes end, and what they shared in memory goes.
+    """
+    # one call a task: joblib would hold back results that it had grouped
+    parallel = joblib.Parallel(
+        n_jobs=min(jobs_at_once, len(calls)),
+        batch_size=1,
+        return_as="generator_unordered",
+        temp_folder=_shared_folder() if jobs_at_once > 1 else None,
+    )
+    results = parallel(joblib.delayed(_called)(os.getpid(), function, values) for function, values in calls)
+    try:
+        yield from results
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that runs were dropped: that is what was asked for
+            results.close()
+
+
+def _called(parent: int, function: Callable[..., Any], values: tuple[Any, ...]) -> Any:
     _watch(parent)
+    return function(*values)
+
+
+def _work(shared: Any, recipe: Recipe, key: str) -> tuple[str, Result]:
     with threadpool_limits(limits=1):  # runs share the cores among themselves
         return key, recipe.run(shared)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from sparseplan.costs import PlanCosts, Training
 
 
-def time_text(costs: PlanCosts, training: Training | None = None) -> str:
-    """What a run takes, and a whole training if given; what is unknown in one line, with what to do."""
+def time_text(costs: PlanCosts, training: Training | None = None, verbose: bool = True) -> str:
+    """What a run takes, and a whole training if given; what is unknown in one line, with what to do.
+
+    Without ``verbose`` that line counts the rates that are missing rather than naming each.
+    """
     lines = []
     cycles = costs.cycles
     run = "a sample" if costs.batch == 1 else f"a run of {costs.batch} samples"
     if cycles is None:
-        lines.append(costs.unknown or "time is unknown")
+        lines.append((costs.unknown if verbose else _counted(costs)) or "time is unknown")
     else:
         phases = ", ".join(f"{phase} {n:,}" for phase, n in costs.phases.items() if n is not None)
         told = f"time {run}: {cycles:,} cycles ({phases})"
@@ -19,7 +24,7 @@ def time_text(costs: PlanCosts, training: Training | None = None) -> str:
             told = f"time {run}: {duration(costs.seconds)}, {cycles:,} cycles ({phases})"
         lines.append(told if costs.hidden is None else f"{told}; {costs.hidden:.0%} of the transfers hidden")
         if costs.seconds is None:
-            lines.append(costs.unknown or "")
+            lines.append((costs.unknown if verbose else _counted(costs)) or "")
     if costs.traffic:
         moved = ", ".join(f"{a}-{b} {n:,} B" for (a, b), n in costs.traffic.items())
         lines.append(f"moved between levels, both ways: {moved}")
@@ -35,6 +40,15 @@ def time_text(costs: PlanCosts, training: Training | None = None) -> str:
     if cycles is not None:
         lines += [f"  {note}" for note in costs.notes]
     return "\n".join(lines)
+
+
+def _counted(costs: PlanCosts) -> str:
+    device, tables = costs.device, Counter(m.table for m in costs.missing)
+    if device.name == "custom":
+        return "time is unknown without a device; give one that has rates (docs/time.md)"
+    parts = [f"{n} of {table}" for table, n in sorted(tables.items())] + ["the clock"] * (device.clock_hz is None)
+    return (f"time is unknown: device {device.name!r} lacks rates ({', '.join(parts)}); --verbose names them, "
+            "`sparseplan calibrate` adds them")  # fmt: skip
 
 
 def duration(seconds: float) -> str:

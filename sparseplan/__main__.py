@@ -1,0 +1,5 @@
+"""``python -m sparseplan``."""
+
+from sparseplan.cli import main
+
+raise SystemExit(main())
