@@ -149,6 +149,12 @@ case(
 case("Gemm", node("Gemm", "x w b", transB=1), shape=(1, 6), constants={"w": (4, 6), "b": (4,)}, only=("linear",))
 case("Gemm plain", node("Gemm", "x w b"), shape=(1, 6), constants={"w": (6, 4), "b": (1, 4)}, only=("linear",))
 case("Gemm factors", node("Gemm", "x w b", alpha=0.5, beta=2.0), shape=(1, 6), constants={"w": (6, 4), "b": (4,)})
+case(
+    "Gemm factor and bias",
+    node("Flatten", "x", "f"),
+    node("Gemm", "f w b", alpha=0.5, transB=1),
+    constants={"w": (4, 90), "b": (4,)},
+)
 case("Gemm one bias", node("Gemm", "x w b"), shape=(1, 6), constants={"w": (6, 4), "b": (1,)})
 case("Gemm turned", node("Gemm", "x w", transA=1), shape=(6, 3), constants={"w": (6, 4)})
 case("Gemm tensors", node("Gemm", "x z", transB=1), shape=(5, 6), more={"z": (4, 6)})
@@ -573,3 +579,12 @@ def test_what_opaque_ops_cost_and_whether_they_draw(nodes: Any, macs: int | None
     found = read_onnx(saved(model(nodes, {"x": shape}, constants), tmp_path))
     op = next(op for op in found.network.ops if op.kind == "opaque")
     assert (op.attrs.get("macs"), bool(op.attrs.get("once"))) == (macs, once)
+
+
+def test_dropout_that_trains_is_no_identity(tmp_path: Path) -> None:
+    for trains, found in ((True, ["opaque"]), (False, [])):
+        constants = {"r": np.float32(0.5), "t": np.array(trains)}
+        nodes = [node("Dropout", "x r t", "d"), node("Relu", "d")]
+        got = read_onnx(saved(model(nodes, {"x": (1, 3, 4, 4)}, constants), tmp_path))
+        assert kinds(got) == [*found, "relu"]
+        assert any("training_mode=true" in n for n in got.notes) == trains

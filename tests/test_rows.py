@@ -98,3 +98,20 @@ def test_what_is_left_of_rows_has_the_same_most(rows: list[tuple[int, tuple[int,
 
         assert most(kept) == most(full)
     assert not any(a.within(b) for a, b in itertools.permutations(kept, 2))
+
+
+def test_a_larger_fraction_includes_the_smaller_ones() -> None:
+    net = NetworkBuilder("levels")
+    graph = trace(net.build(net.conv(net.input("x", (4, 3, 3)), 2, 1, name="a")), TrainingOptions(),
+                  {"a.weight": (0.25, 0.5, 1.0)})  # fmt: skip
+    model = cp_model.CpModel()
+    known = Literals(model, graph)
+    atoms = [known.atoms[bit] for bit in graph.levels["a.weight"].atoms]
+    allowed = []
+    for values in itertools.product((0, 1), repeat=3):
+        trial = model.clone()
+        for atom, value in zip(atoms, values, strict=True):
+            trial.add(atom == value)
+        if solve(trial, Limits()).solved:
+            allowed.append(values)
+    assert allowed == [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)]

@@ -238,3 +238,16 @@ def test_what_lies_at_a_slower_level_takes_its_alignment_and_all_counts() -> Non
             model.add(atom == 0)
         model.add(p.again.paged["image"] == 1)
         assert solve(model, Limits()).solved == possible
+
+
+def test_pages_come_back_from_where_they_went_and_count_both_ways() -> None:
+    """The image has 54 bytes in bf16: once out, and as often in as it is fetched."""
+    p = program(("page",), l2=None)
+    (t, i) = next(key for key in p.again.fetches if key[0] == "image")
+    fetch, page = p.again.fetches[t, i], p.again.paged[t]
+    assert p.traffic.terms[fetch.index] == p.traffic.terms[page.index] == 54
+    for out, possible in ((1, True), (0, False)):
+        model = p.model.clone()
+        model.add(fetch == 1)
+        model.add(page == out)
+        assert solve(model, Limits()).solved == possible
