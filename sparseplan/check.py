@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 from sparseplan.errors import PlanError, ProblemError
 from sparseplan.importers.spec import to_dict
 from sparseplan.longwork import Case, Job, Result, Store, Training, TrainJob, digest, run_all
+from sparseplan.longwork.underway import watched
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.plan import Plan
@@ -210,6 +211,19 @@ def _train(
         wanted[name] = Training(dict(plan.update), _arena_settings(name, plan, case, settings), plan=plan)
     if epochs is not None:
         wanted = {n: replace(t, settings=replace(t.settings, epochs=epochs)) for n, t in wanted.items()}
+    count = len(chosen) * sum(bool(t.update) for t in wanted.values())
+    with watched(count, progress) as place:
+        return _run_all(case, {n: replace(t, tell=place) for n, t in wanted.items()}, chosen, jobs, store, progress)
+
+
+def _run_all(
+    case: Case,
+    wanted: Mapping[str, Training],
+    chosen: Sequence[int],
+    jobs: int,
+    store: str | os.PathLike[str] | Store | None,
+    progress: Callable[[str], None] | None,
+) -> dict[str, tuple[Result, ...]]:
     runs = {
         name: [TrainJob(case, replace(training, settings=replace(training.settings, seed=seed))) for seed in chosen]
         for name, training in wanted.items()
@@ -225,8 +239,8 @@ def _train(
 
     def done(finished: int, of: int, job: Job, result: Result) -> None:
         if progress is not None:
-            value = result["metrics"]["test"][task.headline]
-            progress(f"training: {finished} of {of} runs, {task.headline} {value:.3f}")
+            headline = case.task.headline
+            progress(f"training: {finished} of {of} runs, {headline} {result['metrics']['test'][headline]:.3f}")
 
     found = run_all(every, store=kept, jobs_at_once=jobs, progress=done)
     # what trains nothing needs no seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from sparseplan.importers.spec import to_dict
 from sparseplan.jsonio import Node
 from sparseplan.longwork.digests import decoded, digest, plain
 from sparseplan.longwork.store import Result
+from sparseplan.longwork.underway import Share
 from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.plan import Plan
@@ -67,6 +68,7 @@ class Training:
             by the task's headline metric.
         splits: what to measure on, ``val`` and ``test``.
         plan: train inside its arena.
+        tell: where to write how far the run is, see ``underway``; makes no difference to the result.
 
     Raises:
         ProblemError: an unknown split.
@@ -76,6 +78,7 @@ class Training:
     settings: TrainSettings
     splits: tuple[str, ...] = SPLITS
     plan: Plan | None = None
+    tell: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for split in self.splits:
@@ -104,14 +107,30 @@ class Training:
                 val = task.val
                 validation = Validation(val.x, val.target, lambda output: task.score(task.metrics(output, val)))
             x, target = task.train.x, task.train.target
+            share = Share(self.tell, f"{digest(self.about)[:16]}")
             if self.plan is not None:
                 report = adapt(
-                    self.plan, shared.parameters, x, target, settings, augment=task.augment, validation=validation
+                    self.plan,
+                    shared.parameters,
+                    x,
+                    target,
+                    settings,
+                    augment=task.augment,
+                    validation=validation,
+                    advance=share,
                 )
                 trained, told = report.result.parameters, report.to_json()
             else:
                 result = train(
-                    network, shared.parameters, self.update, x, target, settings, task.augment, validation=validation
+                    network,
+                    shared.parameters,
+                    self.update,
+                    x,
+                    target,
+                    settings,
+                    task.augment,
+                    validation=validation,
+                    advance=share,
                 )
                 trained = result.parameters
                 told = {

@@ -16,6 +16,7 @@ from sparseplan.ops.base import Array
 from sparseplan.plan import Plan
 from sparseplan.run.checks import Inputs, stored_parameters
 from sparseplan.run.fitting import (
+    Advance,
     Augment,
     Batch,
     Progress,
@@ -154,6 +155,7 @@ def adapt(
     validation: Validation | None = None,
     check_every: int = 25,
     guard_bytes: int = GUARD_BYTES,
+    advance: Advance | None = None,
 ) -> AdaptReport:
     """Train with a plan's update set inside one byte array a level, of exactly the planned bytes.
 
@@ -174,6 +176,7 @@ def adapt(
         x, target: ``(samples, *shape)``, as of ``train``.
         settings: of the plan's kind; see ``plan_settings``, which is what is used without.
         check_every: 1 checks every update.
+        advance: called after each update with (updates made, of all).
         guard_bytes: least width of the guard zones in the second arena; 0 leaves it out.
 
     Raises:
@@ -192,7 +195,7 @@ def adapt(
     stepper = _ArenaStepper(plan, parameters, settings, len(data[1]), check_every, guard_bytes)
     result = fit(
         stepper, network, data, settings, augment if isinstance(x, Mapping) else by_array(network, augment), progress,
-        validation, whole=True,
+        validation, whole=True, advance=advance,
     )  # fmt: skip
     return stepper.report(result)
 

@@ -24,6 +24,8 @@ from sparseplan.run.settings import TrainSettings
 Augment = Callable[[Any, Array, np.random.Generator], tuple[Any, Array]]
 #: called after each epoch with (epoch from 1, epochs, mean loss)
 Progress = Callable[[int, int, float], None]
+#: called after each update with (updates made, of all)
+Advance = Callable[[int, int], None]
 #: checked inputs by name, and the target
 Batch = tuple[Mapping[str, Array], Array]
 
@@ -91,12 +93,14 @@ def fit(
     progress: Progress | None = None,
     validation: Validation | None = None,
     whole: bool = False,
+    advance: Advance | None = None,
 ) -> TrainResult:
     """Train for the settings' epochs, or until validation gets no better.
 
     Args:
         data: checked; see ``check_data``.
         whole: leave out the samples of an epoch that do not fill a batch.
+        advance: called after each update with (updates made, of all).
 
     Raises:
         DataError: too few samples, bad validation data, or a loss that became infinite.
@@ -128,6 +132,8 @@ def fit(
                 if not math.isfinite(loss):
                     raise DataError(f"the loss became {loss} in epoch {epoch + 1}; lower lr={settings.lr}")
                 total += loss * len(picked)
+            if advance is not None:
+                advance(epoch * per_epoch + number + 1, settings.epochs * per_epoch)
         losses.append(total / used)
         if judge is not None:
             measured.append(judge(stepper.parameters(), epoch + 1))

@@ -21,7 +21,17 @@ from sparseplan.ops.base import Array
 from sparseplan.run.arrays import ArrayStore, Program
 from sparseplan.run.checks import Inputs, stored_parameters
 from sparseplan.run.execute import Clock, Executor
-from sparseplan.run.fitting import Augment, Progress, TrainResult, Validation, by_array, check_data, fit, weights_of
+from sparseplan.run.fitting import (
+    Advance,
+    Augment,
+    Progress,
+    TrainResult,
+    Validation,
+    by_array,
+    check_data,
+    fit,
+    weights_of,
+)
 from sparseplan.run.forward import predict
 from sparseplan.run.settings import EarlyStopping, TrainSettings
 from sparseplan.scalars import plain_arguments
@@ -180,6 +190,7 @@ def train(
     augment: Augment | None = None,
     progress: Progress | None = None,
     validation: Validation | None = None,
+    advance: Advance | None = None,
 ) -> TrainResult:
     """Train the parameters in ``update`` on data; the others, and the caller's arrays, stay as they are.
 
@@ -189,6 +200,7 @@ def train(
         target: ``(samples, *shape)``; NaN where there is no label, or integer classes.
         augment: called with each batch (copies) and a seeded generator; returns the batch to train on.
         progress: called after each epoch with (epoch from 1, epochs, mean loss).
+        advance: called after each update with (updates made, of all).
         validation: data to measure with after each epoch; see ``TrainSettings.stopping``.
 
     Raises:
@@ -199,4 +211,4 @@ def train(
     data = check_data(network, x, target, settings.loss)
     trainer = Trainer(network, params, update, settings)
     return fit(trainer, network, data, settings, augment if isinstance(x, Mapping) else by_array(network, augment),
-               progress, validation)  # fmt: skip
+               progress, validation, advance=advance)  # fmt: skip
