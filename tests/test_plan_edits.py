@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
 from plan_edits import EDITS, Base, bases, edited, fate
+
+from sparseplan.verify import verify
 
 #: edits for each example of the profile at hand: 12 × 60 in ci, 12 × 2,000 in the nightly one
 EDITS_AN_EXAMPLE = 12
@@ -54,3 +57,13 @@ def test_every_edit_changes_something(edit: object) -> None:
         if edit(data, rng):
             fates[fate(base, data)] += 1
     assert fates["rejected"] + fates["unread"] + fates["accepted"] > 5, fates
+
+
+def test_steps_that_make_no_sense_are_found_under_a_cap_on_time() -> None:
+    """What they take is not asked: there is no such pass."""
+    plan = next(b.plan for b in bases() if b.plan.problem.max_seconds is not None)
+    for i, step in enumerate(plan.steps):
+        wrong = replace(step, target="y" if step.kind != "forward" else "x0")
+        made = replace(plan, steps=(*plan.steps[:i], wrong, *plan.steps[i + 1 :]))
+        if step.kind not in ("page_out", "page_in", "pack", "recompute"):
+            assert verify(plan.problem, made), step.name
