@@ -31,6 +31,8 @@ Groups = tuple[Stripes, ...]
 
 #: share of the remaining time for making lowerings before the first is searched on
 MEASURING = 0.25
+#: the search without stripes comes first as a rule, and all others are to be better: it gets at least such a share
+WHOLE_SHARE = 0.6
 #: one search gets at most such a share of the remaining time, and so many seconds even when late
 SHARE = 0.25
 LEAST_SECONDS = 0.2
@@ -231,6 +233,8 @@ class Striped:
         left = len(self.open()) + 1
         rest = self.clock.left()
         share = 1.0 if left == 1 and self.exhausted else max(SHARE, 1 / left)
+        if self.best is None and not way.lowered.groups:
+            share = max(share, WHOLE_SHARE)
         seconds = None if rest.seconds is None else max(share * rest.seconds, LEAST_SECONDS)
         self.limits.say(f"stripes {len(self.settled)} of {len(self.ways)}: {describe(way.lowered.groups)}")
         try:
