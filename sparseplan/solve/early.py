@@ -39,6 +39,8 @@ LEAST, MOST, TRY = 0.4, 0.5, 0.08
 SECONDS = 40.0
 #: attempts at placing one update set, each with more room
 PLACINGS = 3
+#: reruns at the most of a plan that makes all anew for each reader
+MOST_AGAIN = 20_000
 #: how close to the fewest MACs the windows go
 CLOSE = 0.002
 
@@ -185,6 +187,8 @@ class Early:
                     ways.append(reruns)
             for every in (6, root, len(inst.ops)) if not ways else ():  # the fewest bytes for the most MACs
                 self.clock.check()
+                if every * len(inst.slots) > MOST_AGAIN:
+                    break
                 reruns = each_time(inst, [o for o in range(len(inst.ops)) if (o + 1) % every])
                 if peak_of(inst, reruns) <= live:
                     ways.append(reruns)
@@ -261,21 +265,25 @@ def evicted(schedule: Schedule, budget: int) -> frozenset[tuple[str, str]]:
         for a, b in itertools.pairwise(uses):
             if b > loss and b - a > 1 and steps[b].kind in ("aux", "grad_param", "grad_input"):
                 gaps.append((value.bytes, a + 1, b, name))
+    if not gaps:
+        return frozenset()
+    size, first, stop = (np.array([g[i] for g in gaps], dtype=np.int64) for i in range(3))
     live = np.array(analyse(schedule).at(MAIN), dtype=np.int64)
     target = budget
     for _ in range(4):
-        now, free, chosen = live.copy(), list(gaps), set[tuple[str, str]]()
+        now, free, chosen = live.copy(), size * (stop - first), list[int]()
         while int(now.max()) > target:
             top = int(now.argmax())
-            over = [g for g in free if g[1] <= top < g[2]]
-            if not over:
+            worth = np.where((first <= top) & (top < stop), free, 0)
+            best = int(worth.argmax())
+            if not worth[best]:
                 return frozenset()
-            best = max(over, key=lambda g: (g[0] * (g[2] - g[1]), g))
-            now[best[1] : best[2]] -= best[0]
-            chosen.add((best[3], steps[best[2]].name))
-            free.remove(best)
-        peak = analyse(apply(schedule, Savings(fetches=frozenset(chosen)))).peak()
+            now[first[best] : stop[best]] -= size[best]
+            free[best] = 0
+            chosen.append(best)
+        fetches = frozenset((gaps[k][3], steps[gaps[k][2]].name) for k in chosen)
+        peak = analyse(apply(schedule, Savings(fetches=fetches))).peak()
         if peak <= budget:
-            return frozenset(chosen)
+            return fetches
         target -= peak - budget
     return frozenset()

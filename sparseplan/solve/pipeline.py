@@ -127,8 +127,11 @@ class Pipeline:
         self.effort = effort or Effort()
         self.clock = Clock(self.limits)
         self.lowered = lowered or Lowered(problem.network, problem.network, (), {})
-        self.graph: TrainingGraph = trace(self.lowered.network, problem.options, problem.choices, self.limits.beat)
-        self.tiling = Tiling(problem.device, self.graph, self.limits.beat)
+        look = self.limits.beat
+        if self.lowered.groups and self.limits.seconds is not None:  # others have a plan; it need not be begun late
+            look = Clock(replace(self.limits, seconds=self.limits.seconds + LEAST_SECONDS)).check
+        self.graph: TrainingGraph = trace(self.lowered.network, problem.options, problem.choices, look)
+        self.tiling = Tiling(problem.device, self.graph, look)
         self.progress(f"{len(self.graph.steps)} possible steps, {len(self.tiling.missing)} passes without a tile")
         #: what a plan holds before the program is begun, where that may be too large
         self.early: Found | None = None
