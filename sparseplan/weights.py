@@ -52,7 +52,8 @@ def pretrained(network: Network) -> Weights:
     """
     if network.name not in PRETRAINED:
         raise DataError(
-            f"network {network.name!r} has no pretrained weights{near(network.name, PRETRAINED)}; give weights=FILE, an npz"
+            f"network {network.name!r} has no pretrained weights{near(network.name, PRETRAINED)}; "
+            "give weights=FILE, an npz"
         )
     with resources.as_file(resources.files("sparseplan") / "zoo" / "weights" / PRETRAINED[network.name]) as path:
         return read_weights(path, network)
