@@ -14,6 +14,7 @@ from typing import Any
 from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import InternalError, ProblemError
 from sparseplan.jsonio import MAX_BYTES, Node, load
+from sparseplan.objective import LossLike, parse_losses
 from sparseplan.plan import Plan
 from sparseplan.problem import (
     INT8_PRICE,
@@ -114,7 +115,7 @@ def problem(
     frozen: str = "l2",
     alignment: int | None = None,
     concat: str = "split",
-    loss: str = "l1",
+    loss: LossLike | Sequence[LossLike] | Mapping[str, str] = "l1",
     loss_attrs: Mapping[str, Any] | None = None,
     values: ValuesLike = None,
     may: Sequence[str] = (),
@@ -141,10 +142,14 @@ def problem(
     if level != MAIN and not target.has(level):
         have = ", ".join(v.name for v in target.levels if v.name != "L1")
         raise ProblemError(f"frozen={frozen!r}: device {target.name!r} has no {level}; it has {have}")
+    kind, losses = parse_losses(loss, loss_attrs or {}, found, source.outputs)
     options = TrainingOptions(
-        dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, loss, dict(loss_attrs or {}), concat
+        dtype, batch, optimizer, gradients, level, target.level(MAIN).alignment, kind, dict(loss_attrs or {}), concat,
+        losses,
+    )  # fmt: skip
+    choices, least = resolve_choices(
+        found, _texts(may), _texts(must), _texts(never), fractions, source.fixed, options.loss_outputs(found)
     )
-    choices, least = resolve_choices(found, _texts(may), _texts(must), _texts(never), fractions, source.fixed)
     given = read_values(values) if isinstance(values, (str, os.PathLike)) else values
     more, ties = tuple(terms), resolve_ties(found, choices, map(_texts, together))
     if isinstance(given, ValueTable):
@@ -205,7 +210,9 @@ def plan(
         progress: called with a line of text at each stage.
         options: as of ``problem``: l1, l2 (budgets: bytes or "1.2MB"); dtype; batch; optimizer;
             gradients "fused" or "accumulate"; frozen "l2", "l3" or "flash"; alignment; concat "split"
-            (kernels read it in parts) or "adjoin"; loss, loss_attrs;
+            (kernels read it in parts) or "adjoin"; loss (on the first output, such as "mse"; or several, as
+            ``{"logits": "cross_entropy", "box": "0.5*l1"}``, texts such as "box=0.5*l1", or ``Loss``es, whose
+            weighted sum is minimised), loss_attrs (of the one loss);
             values (mapping, ValueTable, CSV or JSON file; None counts updated elements); may, must, never
             (name patterns, with ``@1/4`` for a fraction); fractions; max_macs; terms (worth beyond the sum);
             together (groups of name patterns that are updated together); savings (what may be done to hold

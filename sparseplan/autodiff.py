@@ -18,12 +18,12 @@ from sparseplan.arguments import Arguments
 from sparseplan.errors import ProblemError, near
 from sparseplan.layout import whole
 from sparseplan.network import Network, Op
-from sparseplan.ops import OpInfo, infos, loss_def
+from sparseplan.objective import LossStep, target_of
+from sparseplan.ops import OpInfo, infos
 from sparseplan.ops.base import Alternatives, Fraction
 from sparseplan.steps import (
     FRACTIONS,
     OPTIMIZERS,
-    TARGET,
     Schedule,
     TrainingOptions,
     UpdateSet,
@@ -83,7 +83,7 @@ def trace(
         ProblemError: a choice that cannot be updated (unknown, no path to the loss).
     """
     if choices is None:
-        reached = reached_by_gradient(network, infos(network))
+        reached = reached_by_gradient(network, infos(network), options.loss_outputs(network))
         choices = {p: FRACTIONS for p in network.parameters if by_default(network, reached, p)}
     return _Walk(network, options, choices).run(look or (lambda: None))
 
@@ -99,7 +99,7 @@ class _Walk(Arguments):
         self.deferred: list[MaybeStep] = []
         self.made_late: set[str] = set()
         self._read_by: dict[int, frozenset[str]] = {}  # by identity; backward steps stay as they are
-        self.loss_output = network.outputs[0]
+        self.loss_steps, self.loss_outputs = options.loss_steps(network), options.loss_outputs(network)
         self._reach()
         bit = 1
         for name in choices:
@@ -113,9 +113,8 @@ class _Walk(Arguments):
                 op, slot = network.owner[name]
                 users = network.users[name]
                 if not updatable(network, self.grad_reach, name):
-                    raise ProblemError(
-                        f"parameter {name!r} cannot be updated: {why_not_updatable(network, self.infos, name)}"
-                    )
+                    why = why_not_updatable(network, self.infos, name, self.loss_outputs)
+                    raise ProblemError(f"parameter {name!r} cannot be updated: {why}")
                 fractions = allowed_levels(self.infos[op.name], slot, choices[name])
                 if not fractions:
                     raise ProblemError(
@@ -138,14 +137,14 @@ class _Walk(Arguments):
     # -- what lies where in the graph -------------------------------------------------------
     def _reach(self) -> None:
         """Ops whose output the loss depends on, and those that its gradient can reach."""
-        wanted = {self.loss_output}
+        wanted = set(self.loss_outputs)
         self.relevant: list[Op] = []
         for op in reversed(self.network.ops):
             if op.output in wanted:
                 self.relevant.append(op)
                 wanted.update(op.inputs)
         self.relevant.reverse()
-        self.grad_reach = reached_by_gradient(self.network, self.infos)
+        self.grad_reach = reached_by_gradient(self.network, self.infos, self.loss_outputs)
 
     def _upstream(self) -> None:
         """``up[root]``: any parameter at or upstream of a root value is updated."""
@@ -164,7 +163,8 @@ class _Walk(Arguments):
             look()
             if not self.composites.free(op):
                 self.forward(op)
-        self.loss()
+        for judged in self.loss_steps:
+            self.loss(judged)
         for op in reversed(self.relevant):
             look()
             if op.name in self.grad_reach and not self.composites.free(op):
@@ -196,21 +196,25 @@ class _Walk(Arguments):
                       macs=((ALWAYS, macs),))
         )  # fmt: skip
 
-    def loss(self) -> None:
-        shape, dtype = loss_def(self.options.loss).target(self.network.tensor[self.loss_output].shape)
+    def loss(self, judged: LossStep) -> None:
+        """One loss; several on what shares bytes add up their gradients, as backward steps do."""
+        output, name = judged.loss.output, judged.target
+        shape, dtype = target_of(judged.loss, self.network)
         stored = self.options.dtype if dtype == "data" else dtype
-        self.value(TARGET, "target", self.batched(shape), stored, TARGET)
-        target = MaybeArg("target", self.batched(shape), stored, whole(TARGET, self.padded(TARGET)))
-        writes, pairs = self.gradient_writes("dy", self.loss_output, partial=False, over=None)
-        output = self.arg("y", self.loss_output)
-        root = self.sole_root(self.loss_output)
-        if root is not None and self.up.get(root, NEVER) != NEVER:
-            name = self.grad(root)
-            if self.same_storage(name, root):
-                pairs = [(name, root)]
+        self.value(name, "target", self.batched(shape), stored, name)
+        target = MaybeArg("target", self.batched(shape), stored, whole(name, self.padded(name)))
+        writes, pairs = self.gradient_writes("dy", output, partial=False, over=None)
+        read = self.arg("y", output)
+        root = self.sole_root(output)
+        if root is not None and self.up.get(root, NEVER) != NEVER and not any(w.add for w in writes):
+            grad = self.grad(root)
+            if self.same_storage(grad, root):
+                pairs = [(grad, root)]
+        adds = [w for w in writes if w.add]
         self.steps.append(
-            MaybeStep("loss", "loss", self.options.loss, "dy", ALWAYS, (output, target), tuple(writes), tuple(pairs))
-        )
+            MaybeStep(judged.name, "loss", judged.loss.kind, judged.mark, ALWAYS, (read, target, *adds), tuple(writes),
+                      tuple(pairs))
+        )  # fmt: skip
 
     def backward(self, op: Op) -> None:
         """Parameter gradients, then input gradients, then the updates that had to wait."""

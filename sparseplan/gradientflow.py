@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparseplan.network import Network, Op
@@ -26,20 +26,20 @@ class Stop:
     parameters: tuple[str, ...]
 
 
-def stops(network: Network) -> tuple[Stop, ...]:
+def stops(network: Network, outputs: Sequence[str] | None = None) -> tuple[Stop, ...]:
     """Every op that lets no gradient pass to parameters which then cannot be updated, the nearest to the loss first.
 
     A parameter is behind each such op on a way from it to the loss's output. Ops that matter not to that output,
-    and parameters that have another way, are left out.
+    and parameters that have another way, are left out. ``outputs``: that losses are on (default: the first).
     """
     table = infos(network)
-    reached = reached_by_gradient(network, table)
+    reached = reached_by_gradient(network, table, outputs)
     before = _upstream(network)
     lost = {p for p in network.parameters if not updatable(network, reached, p)}
     found: list[Stop] = []
     if not lost:
         return ()
-    for op in _relevant(network):
+    for op in _relevant(network, outputs):
         d = op_def(op.kind)
         shut = [t for i, t in enumerate(op.inputs) if not d.differentiable(table[op.name], i)]
         behind = 0
@@ -62,9 +62,9 @@ def without_gradient(network: Network) -> Mapping[str, str]:
     return found
 
 
-def without_way(network: Network) -> tuple[str, ...]:
-    """Parameters that the loss's output does not depend on at all."""
-    names = {op.name for op in _relevant(network)}
+def without_way(network: Network, outputs: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Parameters that the loss's output (``outputs``: the losses') does not depend on at all."""
+    names = {op.name for op in _relevant(network, outputs)}
     return tuple(p for p in network.parameters if not any(op.name in names for op, _ in network.users[p]))
 
 
@@ -73,9 +73,10 @@ def kind_of(info: OpInfo) -> str:
     return str(info.attrs["type"]) if info.kind == "opaque" else info.kind
 
 
-def _relevant(network: Network) -> list[Op]:
+def _relevant(network: Network, outputs: Sequence[str] | None) -> list[Op]:
     """Ops that the loss's output depends on, the last first."""
-    wanted, found = {network.outputs[0]}, []
+    found: list[Op] = []
+    wanted = set(network.outputs[:1] if outputs is None else outputs)
     for op in reversed(network.ops):
         if op.output in wanted:
             found.append(op)

@@ -20,6 +20,7 @@ from sparseplan.device import Device, DmaRate, Level, MacRate
 from sparseplan.errors import PlanError, SparseplanError
 from sparseplan.importers import spec
 from sparseplan.jsonio import Node, dump, load
+from sparseplan.objective import Loss
 from sparseplan.origin import Origin, weights_sha256
 from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
 from sparseplan.problem import INT8_PRICE, SAVINGS, Problem
@@ -30,7 +31,7 @@ from sparseplan.terms import term_from_node, term_to_dict
 from sparseplan.version import __version__
 
 #: written; version 1 had neither terms nor ties, version 2 no savings (recomputed and paged tensors), version 3 no
-#: origin of the weights
+#: origin of the weights, and one loss alone
 VERSION = 4
 READABLE = (1, 2, 3, 4)
 MOST = 200_000
@@ -162,8 +163,7 @@ def problem_to_dict(problem: Problem, folder: str | None = None) -> dict[str, An
         },
         "options": {
             "dtype": o.dtype, "batch": o.batch, "optimizer": o.optimizer, "gradients": o.gradients,
-            "frozen": o.frozen, "alignment": o.alignment, "concat": o.concat, "loss": o.loss,
-            "loss_attrs": dict(o.loss_attrs),
+            "frozen": o.frozen, "alignment": o.alignment, "concat": o.concat, **_losses_to_dict(o),
         },
         "choices": {p: list(r) for p, r in problem.choices.items()},
         "must": dict(problem.must),
@@ -177,6 +177,13 @@ def problem_to_dict(problem: Problem, folder: str | None = None) -> dict[str, An
         "max_joules": _real(problem.max_joules),
         "origin": None if problem.origin is None else problem.origin.to_dict(folder),
     }  # fmt: skip
+
+
+def _losses_to_dict(o: TrainingOptions) -> dict[str, Any]:
+    if not o.losses:
+        return {"loss": o.loss, "loss_attrs": dict(o.loss_attrs)}
+    rows = [{"output": x.output, "kind": x.kind, "weight": x.weight, "attrs": dict(x.attrs)} for x in o.losses]
+    return {"losses": rows}
 
 
 def _real(x: float | None) -> float | None:
@@ -263,9 +270,11 @@ def problem_from_node(node: Node) -> Problem:
         ("max_macs", "terms", "ties", "savings", "int8_price", "max_seconds", "max_joules", "origin"),
     )
     options = node["options"].record(
-        ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment", "loss"), ("loss_attrs", "concat")
+        ("dtype", "batch", "optimizer", "gradients", "frozen", "alignment"), ("loss", "loss_attrs", "losses", "concat")
     )
-    attrs = options.get("loss_attrs")
+    losses = options.get("losses")
+    if (losses is None) == (options.get("loss") is None):
+        options.fail("must have one of loss and losses")
     values = {
         p: {pair[0].number(): pair[1].number() for pair in (e.pair() for e in n.entries(64))}
         for p, n in node["values"].members(MOST)
@@ -276,8 +285,9 @@ def problem_from_node(node: Node) -> Problem:
         options=TrainingOptions(
             dtype=options["dtype"].text(), batch=options["batch"].integer(1), optimizer=options["optimizer"].text(),
             gradients=options["gradients"].text(), frozen=options["frozen"].text(),
-            alignment=options["alignment"].integer(1), loss=options["loss"].text(),
-            loss_attrs={k: n.number() for k, n in attrs.members(16)} if attrs else {},
+            alignment=options["alignment"].integer(1), loss=_maybe(options, "loss", Node.text) or "",
+            loss_attrs=_maybe(options, "loss_attrs", _attrs) or {},
+            losses=() if losses is None else tuple(_loss(n) for n in losses.entries(1024)),
             concat=_maybe(options, "concat", Node.text) or "split",
         ),
         choices={p: tuple(e.number() for e in n.entries(64)) for p, n in node["choices"].members(MOST)},
@@ -294,6 +304,17 @@ def problem_from_node(node: Node) -> Problem:
         int8_price=node["int8_price"].number() if node.get("int8_price") is not None else INT8_PRICE,
         origin=_maybe(node, "origin", Origin.from_node),
     )  # fmt: skip
+
+
+def _attrs(node: Node) -> dict[str, float]:
+    return {k: n.number() for k, n in node.members(16)}
+
+
+def _loss(node: Node) -> Loss:
+    node.record(("output", "kind"), ("weight", "attrs"))
+    weight = _maybe(node, "weight", Node.number)
+    return Loss(node["output"].text(), node["kind"].text(), 1.0 if weight is None else weight,
+                _maybe(node, "attrs", _attrs) or {})  # fmt: skip
 
 
 def _device(node: Node) -> Device:

@@ -86,15 +86,16 @@ class Problem:
             )
         self.device.level(self.options.frozen)  # where frozen parameters live has to exist
         table = infos(self.network)
-        reached = reached_by_gradient(self.network, table)
+        self.options.loss_steps(self.network)  # each on an output that it can judge
+        judged = self.options.loss_outputs(self.network)
+        reached = reached_by_gradient(self.network, table, judged)
         for p, fractions in self.choices.items():
             if p not in self.network.owner:
                 raise ProblemError(f"parameter {p!r} is unknown{near(p, self.network.owner)}")
             op, slot = self.network.owner[p]
             if not updatable(self.network, reached, p):
-                raise ProblemError(
-                    f"parameter {p!r} cannot be updated: {why_not_updatable(self.network, table, p)}; drop it"
-                )
+                why = why_not_updatable(self.network, table, p, judged)
+                raise ProblemError(f"parameter {p!r} cannot be updated: {why}; drop it")
             allowed = [r for r, _ in allowed_levels(table[op.name], slot, fractions)]
             if tuple(allowed) != tuple(fractions) or not fractions:
                 raise ProblemError(
@@ -285,16 +286,16 @@ def match(network: Network, pattern: str, what: str) -> list[str]:
 class _Able:
     """Which parameters of a network can be updated at all."""
 
-    def __init__(self, network: Network, fixed: Collection[str]) -> None:
-        self.network, self.fixed, self.infos = network, frozenset(fixed), infos(network)
-        self._reached = reached_by_gradient(network, self.infos)
+    def __init__(self, network: Network, fixed: Collection[str], outputs: Sequence[str] | None) -> None:
+        self.network, self.fixed, self.infos, self.outputs = network, frozenset(fixed), infos(network), outputs
+        self._reached = reached_by_gradient(network, self.infos, outputs)
 
     def __call__(self, p: str) -> bool:
         return p not in self.fixed and updatable(self.network, self._reached, p)
 
     def why_not(self, p: str) -> str:
         if not updatable(self.network, self._reached, p):
-            return why_not_updatable(self.network, self.infos, p)
+            return why_not_updatable(self.network, self.infos, p, self.outputs)
         return "it is a constant of the origin, which is not trained there: leave it out"
 
     def match(self, pattern: str, what: str) -> list[str]:
@@ -318,6 +319,7 @@ def resolve_choices(
     never: Sequence[str] = (),
     fractions: Iterable[float] = FRACTIONS,
     fixed: Collection[str] = (),
+    outputs: Sequence[str] | None = None,
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
     """Allowed fractions and obligations of each parameter, from name patterns.
 
@@ -329,6 +331,7 @@ def resolve_choices(
     ``must``: updated by at least the fraction after ``@`` (in whole without).
     ``never``: frozen, whatever ``may`` says.
     ``fixed``: constants of the network's origin, which it does not train.
+    ``outputs``: that losses are on (default: the first).
 
     Raises:
         ProblemError: a pattern that matches nothing, or only what can never be updated, or ``must`` and ``never``
@@ -338,7 +341,7 @@ def resolve_choices(
     for r in fractions:
         if isinstance(r, bool) or not isinstance(r, (int, float)) or not 0 < r <= 1:
             raise ProblemError(f"fraction={r!r} must be a number in (0, 1]")
-    able = _Able(network, fixed)
+    able = _Able(network, fixed, outputs)
     least: dict[str, float] = {}
     for text in must:
         pattern, r = parse_pattern(text)

@@ -53,9 +53,9 @@ NO_SAVINGS = Savings()
 
 
 def slots(schedule_steps: Iterable[Step]) -> list[int]:
-    """Indices of the steps before which something may be made again: all behind the loss."""
+    """Indices of the steps before which something may be made again: all behind the last loss."""
     kinds = [s.kind for s in schedule_steps]
-    return list(range(kinds.index("loss") + 1, len(kinds)))
+    return list(range(len(kinds) - kinds[::-1].index("loss"), len(kinds)))
 
 
 def apply(schedule: Schedule, savings: Savings) -> Schedule:

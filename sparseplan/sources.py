@@ -11,7 +11,7 @@ import numpy as np
 
 from sparseplan import importers, zoo
 from sparseplan.builder import check_parameters, init_parameters
-from sparseplan.errors import DataError, NetworkError
+from sparseplan.errors import DataError, NetworkError, near
 from sparseplan.fold import fold_affine
 from sparseplan.importers.draft import Imported
 from sparseplan.importers.spec import read_spec
@@ -53,7 +53,9 @@ def imported(
     """A network with what is known of its parameters: those of the file, or the zoo's pretrained ones, or none.
 
     Args:
-        shapes, fixed, outputs: see ``importers.onnx``; for ONNX files alone.
+        shapes, fixed: see ``importers.onnx``; for ONNX files alone.
+        outputs: names of tensors that are the network's outputs, the loss's first; of files and modules from
+            outside see ``importers.onnx`` and ``importers.torch``.
 
     Raises:
         NetworkError: as ``network``; or options that the source does not take.
@@ -61,22 +63,54 @@ def imported(
     text = source if isinstance(source, str) else os.fspath(source) if isinstance(source, os.PathLike) else ""
     if _is_onnx(text):
         return importers.onnx(text, shapes=shapes, fixed=fixed, outputs=outputs)
-    given = {"shapes": shapes, "fixed": fixed, "outputs": outputs}
-    for name, value in given.items():
+    for name, value in {"shapes": shapes, "fixed": fixed}.items():
         if value:
             raise NetworkError(f"{name}={value!r} is for ONNX files; network {text or 'given'!r} is none, drop it")
-    if isinstance(source, Imported):
-        return source
     if _is_module(text):
         from sparseplan.importers.exported import from_reference
 
-        read = from_reference(text)
-        return replace(read, origin=Origin(text, weights_sha256(read.weights)) if read.weights else None)
+        read = from_reference(text, outputs)
+        made = Origin(text, weights_sha256(read.weights), outputs=tuple(outputs or ())) if read.weights else None
+        return replace(read, origin=made)
+    if outputs is not None:
+        return with_outputs(source if isinstance(source, Imported) else imported(source), outputs)
+    if isinstance(source, Imported):
+        return source
     found = network(source)
     if found.name not in PRETRAINED or text not in zoo.NETWORKS:
         return Imported(found, {})
     known = pretrained(found)
     return Imported(found, known, origin=Origin(text, weights_sha256(known)))
+
+
+def with_outputs(found: Imported, outputs: Sequence[str]) -> Imported:
+    """The part of a network that makes some of its tensors, which are its outputs then, the loss's first.
+
+    Raises:
+        NetworkError: none is named, or one that no op makes.
+    """
+    net = found.network
+    tensors = list(dict.fromkeys(found.outputs.get(name, name) for name in outputs))
+    for name in tensors:
+        if name not in net.producer:
+            raise NetworkError(
+                f"output {name!r} is no tensor that an op of {net.name!r} makes{near(name, net.producer)}"
+            )
+    if not tensors:
+        raise NetworkError("outputs=[] name none; give at least one")
+    wanted, ops = set(tensors), []
+    for op in reversed(net.ops):
+        if op.output in wanted:
+            ops.append(op)
+            wanted.update((*op.inputs, *op.params.values()))
+    kept = Network(net.name, tuple(t for t in net.tensors if t.name in wanted), tuple(reversed(ops)), tuple(tensors))
+    weights = {p: a for p, a in found.weights.items() if p in wanted}
+    layouts = {p: axes for p, axes in found.layouts.items() if p in wanted}
+    names = {name: t for name, t in found.outputs.items() if t in tensors}
+    fixed, origin = tuple(p for p in found.fixed if p in wanted), found.origin
+    if origin is not None:
+        origin = replace(origin, outputs=tuple(outputs), sha256=weights_sha256(weights))
+    return Imported(kept, weights, layouts, found.notes, fixed, origin, names)
 
 
 def folded(found: Imported) -> Imported:
@@ -94,7 +128,7 @@ def folded(found: Imported) -> Imported:
     kept = tuple(p for p in found.fixed if p in weights)
     made = {p: a.astype(np.float32) for p, a in weights.items()}
     origin = None if found.origin is None else replace(found.origin, fold=True, sha256=weights_sha256(made))
-    return Imported(net, made, layouts, notes, kept, origin)
+    return Imported(net, made, layouts, notes, kept, origin, found.outputs)
 
 
 def plan_weights(plan: Plan, given: str | os.PathLike[str] | None = None, seed: int = 0) -> tuple[Weights, str]:
@@ -143,7 +177,7 @@ def _read(origin: Origin) -> Mapping[str, Any]:
     """The weights of an ONNX file, a module or a network of the zoo, read as they were for the plan."""
     onnx = _is_onnx(origin.source)
     read = imported(origin.source, shapes=origin.shapes if onnx else None, fixed=origin.fixed if onnx else None,
-                    outputs=(origin.outputs or None) if onnx else None)  # fmt: skip
+                    outputs=origin.outputs or None)  # fmt: skip
     return (folded(read) if origin.fold else read).weights
 
 

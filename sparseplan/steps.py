@@ -10,7 +10,8 @@ from typing import Any, Literal
 from sparseplan.dtypes import TRAINABLE
 from sparseplan.errors import PlanError, ProblemError, near
 from sparseplan.network import Network, Op
-from sparseplan.ops import OpInfo, infos, loss_def, op_def
+from sparseplan.objective import TARGET, WHOLE, Loss, LossStep, check_attrs, check_losses, labels_of, loss_steps
+from sparseplan.ops import OpInfo, infos, op_def
 from sparseplan.scalars import plain_fields
 
 #: fractions of a parameter's input channels that may be updated, by default
@@ -31,8 +32,6 @@ MAIN = "L2"
 PAGE_LEVEL = "L3"
 #: tags by which a kernel reads an input that was saved in 8 bits: codes, and a scale a channel
 PACKED_CODES, PACKED_SCALES = "x0.codes", "x0.scales"
-#: the value that holds the training target
-TARGET = "(target)"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ class TrainingOptions:
         concat: ``split`` (kernels take the channels of a concat from where its parts lie; a tile's
             DMA or a table of channel pointers does that) or ``adjoin`` (kernels need one contiguous
             input, so the parts are laid side by side, or copied where they cannot be).
-        loss, loss_attrs: the loss on the network's first output.
+        loss, loss_attrs: the loss on the network's first output; "" with ``losses``.
+        losses: or several, on outputs by name, whose weighted sum is minimised (see ``objective.Loss``).
     """
 
     dtype: str = "bf16"
@@ -62,6 +62,7 @@ class TrainingOptions:
     loss: str = "l1"
     loss_attrs: Mapping[str, Any] = field(default_factory=dict)
     concat: str = "split"
+    losses: tuple[Loss, ...] = ()
 
     def __post_init__(self) -> None:
         plain_fields(self)
@@ -80,18 +81,48 @@ class TrainingOptions:
         a = self.alignment
         if isinstance(a, bool) or not isinstance(a, int) or a < 1 or a & (a - 1):
             raise ProblemError(f"alignment={a!r} must be a power of two, at least 1")
-        known = loss_def(self.loss).defaults
-        for key in self.loss_attrs:
-            if key not in known:
-                raise ProblemError(f"loss {self.loss!r} has no attribute {key!r}{near(key, known)}")
+        object.__setattr__(self, "losses", tuple(self.losses))
+        if self.losses:
+            if self.loss or self.loss_attrs:
+                raise ProblemError(
+                    f"loss={self.loss!r} beside losses={[str(x) for x in self.losses]}: give one of them"
+                )
+            labels_of(self.losses)
+        else:
+            check_attrs(self.loss, self.loss_attrs)
         object.__setattr__(self, "loss_attrs", MappingProxyType(dict(self.loss_attrs)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             TrainingOptions,
             (self.dtype, self.batch, self.optimizer, self.gradients, self.frozen, self.alignment, self.loss,
-             dict(self.loss_attrs), self.concat),
+             dict(self.loss_attrs), self.concat, self.losses),
         )  # fmt: skip
+
+    def loss_steps(self, network: Network) -> tuple[LossStep, ...]:
+        """The steps of the losses, in order.
+
+        Raises:
+            ProblemError: a loss on what is no output of the network; OpError where it cannot judge one.
+        """
+        if self.losses:
+            found = loss_steps(self.losses)
+        else:
+            one = Loss(network.outputs[0], self.loss, 1.0, self.loss_attrs)
+            found = (LossStep(one, one.output, "loss", WHOLE, TARGET),)
+        check_losses((x.loss for x in found), network)
+        return found
+
+    def loss_outputs(self, network: Network) -> tuple[str, ...]:
+        """The outputs that a loss is on, each once."""
+        return tuple(dict.fromkeys(x.output for x in self.losses)) or network.outputs[:1]
+
+    def loss_of(self, step: Step) -> Loss | None:
+        """The loss that a step of that kind computes (of the one loss, the output is not named); None for none."""
+        if not self.losses:
+            one = (step.op, step.target) == (self.loss, WHOLE)
+            return Loss("the first", self.loss, 1.0, self.loss_attrs) if one else None
+        return next((x for x in self.losses if (x.kind, x.output) == (step.op, step.target)), None)
 
 
 @dataclass(frozen=True)
@@ -112,9 +143,11 @@ class UpdateSet:
         return (UpdateSet, (dict(self.fractions),))
 
     @staticmethod
-    def all(network: Network) -> UpdateSet:
-        """Every parameter that may be updated where nothing is said of it (see ``by_default``), in whole."""
-        reached = reached_by_gradient(network, infos(network))
+    def all(network: Network, outputs: Sequence[str] | None = None) -> UpdateSet:
+        """Every parameter that may be updated where nothing is said of it (see ``by_default``), in whole.
+
+        ``outputs``: that losses are on (default: the first)."""
+        reached = reached_by_gradient(network, infos(network), outputs)
         return UpdateSet({p: 1.0 for p in network.parameters if by_default(network, reached, p)})
 
 
@@ -293,9 +326,11 @@ def why_once(op: Op) -> str:
     return f"the MACs of {kind} are not known"
 
 
-def reached_by_gradient(network: Network, infos: Mapping[str, OpInfo]) -> frozenset[str]:
-    """Names of the ops to whose output a gradient of the loss (on the first output) can flow."""
-    reached = {network.outputs[0]}
+def reached_by_gradient(
+    network: Network, infos: Mapping[str, OpInfo], outputs: Sequence[str] | None = None
+) -> frozenset[str]:
+    """Names of the ops to whose output a gradient of losses on ``outputs`` (default: the first) can flow."""
+    reached = set(network.outputs[:1] if outputs is None else outputs)
     names = set()
     for op in reversed(network.ops):
         if op.output in reached:
@@ -321,7 +356,9 @@ def by_default(network: Network, reached: frozenset[str], parameter: str) -> boo
     return network.tensor[parameter].dtype != "int8" and updatable(network, reached, parameter)
 
 
-def why_not_updatable(network: Network, infos: Mapping[str, OpInfo], parameter: str) -> str:
+def why_not_updatable(
+    network: Network, infos: Mapping[str, OpInfo], parameter: str, outputs: Sequence[str] | None = None
+) -> str:
     """Why ``updatable`` says no: names the op that is in the way, and what would be needed."""
     for op, slot in network.users[parameter]:
         if not op_def(op.kind).updatable(slot):
@@ -334,6 +371,7 @@ def why_not_updatable(network: Network, infos: Mapping[str, OpInfo], parameter: 
         elif ways:
             walls.append(op)
     if not walls:
-        return f"nothing of it reaches the loss's output {network.outputs[0]!r}"
+        judged = network.outputs[:1] if outputs is None else outputs
+        return f"nothing of it reaches the loss's output {', '.join(map(repr, judged))}"
     first = walls[0]
     return f"op {first.name!r} stands between it and the loss: {op_def(first.kind).obstacle(infos[first.name])}"

@@ -16,7 +16,11 @@ HEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
 def candidates(
-    network: Network, heights: Sequence[int] = HEIGHTS, regions: int = 4, most_copied: int = 6
+    network: Network,
+    heights: Sequence[int] = HEIGHTS,
+    regions: int = 4,
+    most_copied: int = 6,
+    outputs: Sequence[str] | None = None,
 ) -> tuple[Stripes, ...]:
     """Groups that ``lower`` takes, each in stripes of several heights; the largest tensors first.
 
@@ -27,22 +31,26 @@ def candidates(
 
     Args:
         heights: rows of a stripe, of the tensor that the group makes last; those that leave one stripe are dropped.
+        outputs: that losses are on (default: the first); ops that none depends on are in no group.
     """
-    found = {lowered.groups[0] for lowered in lowerings(network, heights, regions, most_copied)}
-    return tuple(g for g in _groups(network, heights, regions, most_copied) if g in found)
+    outputs = network.outputs[:1] if outputs is None else outputs
+    found = {lowered.groups[0] for lowered in lowerings(network, heights, regions, most_copied, None, outputs)}
+    return tuple(g for g in _groups(network, heights, regions, most_copied, outputs) if g in found)
 
 
 def lowerings(
     network: Network, heights: Sequence[int] = HEIGHTS, regions: int = 4, most_copied: int = 6,
-    look: Callable[[], None] | None = None,
+    look: Callable[[], None] | None = None, outputs: Sequence[str] | None = None,
 ) -> Iterator[Lowered]:  # fmt: skip
     """The network run in each of the candidates, one after another: first a middle height of each region, then others.
 
     Args:
         look: called again and again; what it raises ends the work, as where time is up.
+        outputs: that losses are on (default: the first).
     """
+    outputs = network.outputs[:1] if outputs is None else outputs
     shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Stripes]] = {}
-    for group in _groups(network, heights, regions, most_copied):
+    for group in _groups(network, heights, regions, most_copied, outputs):
         shapes.setdefault((group.ops, group.copied), []).append(group)
     for some in itertools.zip_longest(*(_middle_first(groups) for groups in shapes.values())):
         for group in some:
@@ -54,9 +62,11 @@ def lowerings(
                 continue
 
 
-def _groups(network: Network, heights: Sequence[int], regions: int, most_copied: int) -> tuple[Stripes, ...]:
+def _groups(
+    network: Network, heights: Sequence[int], regions: int, most_copied: int, outputs: Sequence[str]
+) -> tuple[Stripes, ...]:
     """Groups that a network might be run in, none twice; ``lower`` tells whether it can."""
-    search = _Search(network)
+    search = _Search(network, outputs)
     found: dict[Stripes, None] = {}
     for ops in search.regions(regions):
         height = network.tensor[network.op[ops[-1]].output].shape[1]
@@ -79,10 +89,10 @@ def _middle_first(items: Sequence[Stripes]) -> list[Stripes]:
 
 
 class _Search:
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, outputs: Sequence[str]) -> None:
         self.network = network
         self.infos: dict[str, OpInfo] = infos(network)
-        wanted = {network.outputs[0]}
+        wanted = set(outputs)
         self.ops: list[Op] = []
         for op in reversed(network.ops):
             if op.output in wanted:

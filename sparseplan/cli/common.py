@@ -18,6 +18,7 @@ from sparseplan.device import Device, custom, load_device
 from sparseplan.errors import NetworkError, PlanError, ProblemError, near
 from sparseplan.importers import Imported
 from sparseplan.network import Network
+from sparseplan.objective import Loss, parse_losses
 from sparseplan.origin import Origin, weights_sha256
 from sparseplan.plan import Plan
 from sparseplan.problem import SAVINGS, Problem, resolve_choices, savings_lacking
@@ -158,7 +159,8 @@ def choices_of(args: argparse.Namespace, network: Network) -> dict[str, tuple[fl
     """What may be updated; measures and units leave alone what the origin does not train."""
     origin: Imported | None = getattr(args, "_origin", None)
     fixed = origin.fixed if origin is not None and origin.network is network else ()
-    return resolve_choices(network, args.may, args.must, args.never, fractions_of(args.fractions), fixed)[0]
+    judged = tuple(x.output for x in losses_of(args, network)) or None
+    return resolve_choices(network, args.may, args.must, args.never, fractions_of(args.fractions), fixed, judged)[0]
 
 
 def measured(args: argparse.Namespace, network: Network, name: str) -> Any:
@@ -210,6 +212,14 @@ def training_settings(args: argparse.Namespace, start: TrainSettings) -> TrainSe
     if args.early_stopping is not None:
         changes["stopping"] = EarlyStopping(args.early_stopping)
     return replace(start, **changes)
+
+
+def losses_of(args: argparse.Namespace, network: Network) -> tuple[Loss, ...]:
+    """The losses that ``--loss`` gives by outputs or weights; none where it is the one loss on the first output."""
+    if not getattr(args, "loss", None):
+        return ()
+    origin: Imported | None = getattr(args, "_origin", None)
+    return parse_losses(args.loss, {}, network, origin.outputs if origin is not None else {})[1]
 
 
 def savings_of(args: argparse.Namespace, device: Device) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +16,22 @@ from sparseplan.tasks import Task
 DEFAULT = "l1"
 
 
-def planned_loss(given: str | None, task: Task | None) -> tuple[str, Mapping[str, Any]]:
-    """Kind and attributes of the loss to plan with: ``--loss``, or that of the task whose data are looked at.
+def planned_loss(named: Sequence[str] | None, task: Task | None) -> tuple[str | Sequence[str], Mapping[str, Any]]:
+    """Kind and attributes of the loss to plan with: what ``--loss`` names, or that of the task whose data are looked at.
+
+    Losses that are given by outputs or weights are left as they were written.
 
     Raises:
         ProblemError: both are there and differ.
     """
+    given = None if not named else " --loss ".join(named)
     if task is None:
-        return given or DEFAULT, {}
+        return named or DEFAULT, {}
+    if named and (len(named) > 1 or set("=*") & set(named[0])):
+        raise ProblemError(
+            f"--loss {given} is given by outputs, but task {task.name!r} has data for one loss, on the first output; "
+            "leave out --task and what looks at its data (--value), or choose the output by --output"
+        )
     if given is not None and given != task.loss:
         raise ProblemError(
             f"--loss {given} differs from the loss of task {task.name!r}, {task.loss}; leave --loss out to plan with "

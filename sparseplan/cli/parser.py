@@ -148,7 +148,8 @@ def _network_argument(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--fix", action="append", default=[], metavar="INPUT=NUMBER",
                      help="make an input of an ONNX file a constant, such as sr=16000 (repeatable)")  # fmt: skip
     sub.add_argument("--output", action="append", default=[], metavar="TENSOR",
-                     help="the tensor that the loss is on (default: the file's first output; repeatable)")  # fmt: skip
+                     help="the tensor that the loss is on, or what the file or the module calls it: a name, a key "
+                          "or a position (default: the first output; repeatable: all others are dropped)")  # fmt: skip
     sub.add_argument("--fold", action="store_true", help="fold batch-norms into the layers before them")
 
 
@@ -164,8 +165,9 @@ def _plan_arguments(sub: argparse.ArgumentParser, limit: float) -> None:
     add("--frozen", default="l2", help="where parameters live that are not updated: l2, l3 or flash")
     add("--concat", default="split", help="split: kernels read concats in parts; adjoin: as one (default %(default)s)")
     add("--alignment", type=_positive, help="of buffers, in bytes (default: the device's)")
-    add("--loss", help="l1, huber, mse, berhu or cross_entropy (default: that of --task where its data are looked at, "
-        "else l1)")  # fmt: skip
+    add("--loss", action="append", metavar="[OUTPUT=][WEIGHT*]KIND",
+        help="l1, huber, mse, berhu or cross_entropy, on the first output (default: that of --task where its data are "
+             "looked at, else l1); or on several, repeated: --loss logits=cross_entropy --loss box=0.5*l1")  # fmt: skip
     add(
         "--value",
         default="elements",

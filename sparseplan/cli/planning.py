@@ -33,6 +33,7 @@ from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan, weights_beside, write_plan
 from sparseplan.problem import Problem
 from sparseplan.run import Optimizer, RunReport, run
+from sparseplan.run.checks import check_one_loss
 from sparseplan.tables import table
 from sparseplan.trained import TrainedFront, train_front
 from sparseplan.units import parse_bytes
@@ -69,6 +70,8 @@ def pareto(args: argparse.Namespace) -> int:
     if args.train and args.no_train:
         raise ProblemError("--train and --no-train: give one of them")
     asked = problem_of(args, need_budget=False)
+    if (args.train or args.task) and not args.no_train:
+        check_one_loss(asked.options, "a task")
     asked = _with_weights(args, asked)
     budgets = None if args.budgets is None else [_budget(t, args.axis) for t in args.budgets.split(",")]
     front = sweep.pareto(

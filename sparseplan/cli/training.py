@@ -32,6 +32,7 @@ from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan
 from sparseplan.problem import match
 from sparseplan.run import plan_settings
+from sparseplan.run.checks import check_one_loss
 from sparseplan.run.settings import TrainSettings
 from sparseplan.solve.clock import Limits, alive
 from sparseplan.steps import UpdateSet
@@ -49,6 +50,7 @@ def check(args: argparse.Namespace) -> int:
     if not plan.feasible:
         raise ProblemError(f"plan {args.plan!r} has status {plan.status}: there is nothing to train with")
     verified(plan, args.plan)
+    check_one_loss(plan.problem.options, "a task")
     task = task_of(args)
     start = trained_loss(args.loss, plan, task, args.arena)
     weights, _ = plan_weights_of(args, plan)

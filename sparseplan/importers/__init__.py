@@ -54,7 +54,14 @@ def onnx(
     return replace(found, origin=origin)
 
 
-def torch(module: Module, example_input: Any, *, name: str | None = None, batch_axis: int | None = 0) -> Imported:
+def torch(
+    module: Module,
+    example_input: Any,
+    *,
+    name: str | None = None,
+    batch_axis: int | None = 0,
+    outputs: Sequence[str] | None = None,
+) -> Imported:
     """The network of a PyTorch module in eval mode, through ``torch.export``, read for one sample.
 
     Args:
@@ -62,6 +69,8 @@ def torch(module: Module, example_input: Any, *, name: str | None = None, batch_
         example_input: a tensor, or a tuple of tensors, with a batch axis; of several samples the first is used.
         batch_axis: where it is (1 for sequences first); None where the example is one sample without such an axis.
         name: of the network (default: the module's class).
+        outputs: names of the network's outputs, the loss's first, by key, position or field of what the module
+            returns ("logits", "heads.0", "1"), or any tensor of the network (default: all that it returns).
 
     Raises:
         NetworkError: the module cannot be exported, or does what no network can say; names the node, its kind,
@@ -70,7 +79,7 @@ def torch(module: Module, example_input: Any, *, name: str | None = None, batch_
     """
     from sparseplan.importers.exported import read_module
 
-    found = read_module(module, example_input, name=name, batch_axis=batch_axis)
+    found = read_module(module, example_input, name=name, batch_axis=batch_axis, outputs=outputs)
     if not found.weights:
         return found
     made = Origin("", weights_sha256(found.weights), taken_from=f"the module {found.network.name!r} in memory")

@@ -277,8 +277,8 @@ class Draft(Ops):
         return tuple(result)
 
     # -- the end ------------------------------------------------------------------------------
-    def finish(self, outputs: Sequence[Made]) -> Imported:
-        """The network of what the outputs depend on.
+    def finish(self, outputs: Sequence[Made], called: Sequence[str] = ()) -> Imported:
+        """The network of what the outputs depend on; ``called``: what the origin calls each of them.
 
         Raises:
             NetworkError: nothing is left, or an output is an input.
@@ -287,6 +287,15 @@ class Draft(Ops):
         network = _pruned(self.net, names, self._storage)
         weights = {p: self.weights[p] for p in network.parameters}
         layouts = {p: perm for p, perm in self.layouts.items() if p in weights}
+        tensors = {name: v.tensor for name, v in zip(called, outputs, strict=False)}
+        if len(names) > 1:
+            shown = [repr(name) + ("" if t == name else f" (tensor {t!r})") for name, t in tensors.items()]
+            shown = shown or [repr(t) for t in names]
+            more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+            self.note(
+                f"of {len(names)} outputs, {', '.join(shown[:8])}{more}, the loss is on the first, unless --output "
+                "NAME chooses another or --loss NAME=KIND gives one to each (in Python outputs=, loss=)"
+            )
         constants = [p for p in dict.fromkeys(self.fixed) if p in weights]
         if constants:
             self.note(f"parameters {constants} are constants of the origin, and never updated")
@@ -294,7 +303,7 @@ class Draft(Ops):
         for p in settled:
             self.note(self.settled[p])
         fixed = tuple(dict.fromkeys((*constants, *map(clean, settled))))
-        return Imported(network, weights, layouts, tuple(self.notes), fixed)
+        return Imported(network, weights, layouts, tuple(self.notes), fixed, outputs=tensors)
 
 
 def _holds_weights(array: Array) -> bool:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseplan.errors import MissingExtraError, NetworkError, SparseplanError
-from sparseplan.importers.draft import Draft, Imported, Made
+from sparseplan.importers.draft import Draft, Imported
 
 if TYPE_CHECKING:
-    from torch import fx
     from torch.export import ExportedProgram
     from torch.nn import Module
 
@@ -23,7 +22,14 @@ if TYPE_CHECKING:
 _QUOTE = 400
 
 
-def read_module(module: Module, example_input: Any, *, name: str | None = None, batch_axis: int | None = 0) -> Imported:
+def read_module(
+    module: Module,
+    example_input: Any,
+    *,
+    name: str | None = None,
+    batch_axis: int | None = 0,
+    outputs: Sequence[str] | None = None,
+) -> Imported:
     """The network of a PyTorch module in eval mode, read for one sample.
 
     Args:
@@ -31,6 +37,8 @@ def read_module(module: Module, example_input: Any, *, name: str | None = None, 
         example_input: a tensor, or a tuple of tensors, with a batch axis; of several samples the first is used.
         batch_axis: where it is (1 for sequences first); None where the example is one sample without such an axis.
         name: of the network (default: the module's class).
+        outputs: names of the network's outputs, the loss's first, by key, position or field of what the module
+            returns ("logits", "heads.0", "1"), or any tensor of the network (default: all that it returns).
 
     Raises:
         NetworkError: the module cannot be exported, or does what no network can say; names the node, its kind,
@@ -48,14 +56,15 @@ def read_module(module: Module, example_input: Any, *, name: str | None = None, 
     inputs = _first_sample(example_input, draft, batch_axis)
     program = _export(module, inputs, draft, label)
     try:
-        return _read(module, program, draft)
+        return _read(module, program, draft, outputs)
     except NetworkError as error:
         raise type(error)(f"module {label!r}: {error}") from None
 
 
-def from_reference(reference: str) -> Imported:
+def from_reference(reference: str, outputs: Sequence[str] | None = None) -> Imported:
     """The network of ``package.module:function``: the function, called without arguments, returns
     ``(module, example_input)``. This runs the code of that module, which is looked for in the current folder, too.
+    ``outputs``: as of ``read_module``.
 
     Raises:
         NetworkError: it cannot be imported or called, or returns something else; or as ``read_module``.
@@ -80,7 +89,7 @@ def from_reference(reference: str) -> Imported:
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise NetworkError(f"reference={reference!r}: the function returns {type(pair).__name__}, expected the tuple "
                            "(module, example_input)")  # fmt: skip
-    return read_module(pair[0], pair[1])
+    return read_module(pair[0], pair[1], outputs=outputs)
 
 
 def _import(place: str, reference: str) -> Any:
@@ -190,8 +199,9 @@ def _leaves(module: Module) -> frozenset[str]:
     return frozenset(path for path, m in module.named_modules() if path and not any(m.children()))
 
 
-def _read(module: Module, program: ExportedProgram, draft: Draft) -> Imported:
+def _read(module: Module, program: ExportedProgram, draft: Draft, outputs: Sequence[str] | None) -> Imported:
     from sparseplan.importers.aten.walk import Walk
+    from sparseplan.importers.outputs import named_outputs
 
     signature = program.graph_signature
     called = _first_names(module)
@@ -211,9 +221,7 @@ def _read(module: Module, program: ExportedProgram, draft: Draft) -> Imported:
             walk.call(node)
         elif node.op not in ("output", "get_attr"):
             raise NetworkError(f"node {node.name!r} is a {node.op}, which no exported graph has")
-    wanted = set(signature.user_outputs)
-    (output,) = (n for n in program.graph.nodes if n.op == "output")
-    found = draft.finish(_outputs(output, walk.values, wanted, draft))
+    found = draft.finish(*named_outputs(program, walk.values, draft, outputs))
     if found.layouts:
         turned = f"axes of parameters {list(found.layouts)} are moved; exporters.pytorch takes them as layouts"
         found = replace(found, notes=(*found.notes, turned))
@@ -228,20 +236,3 @@ def _first_names(module: Module) -> dict[str, str]:
 
 def _buffer(program: ExportedProgram, name: str) -> Any:
     return program.state_dict[name] if name in program.state_dict else program.constants[name]
-
-
-def _outputs(output: fx.Node, values: dict[fx.Node, Any], wanted: set[Any], draft: Draft) -> list[Made]:
-    """The tensors that the module returns, in order."""
-    inputs = {t.name for t in draft.net.parts()[1] if t.role == "input"}
-    found = []
-    for node in output.args[0]:
-        if getattr(node, "name", None) not in wanted:
-            continue
-        value = values.get(node)
-        if isinstance(value, Made) and value.tensor not in inputs:
-            found.append(value)
-        else:
-            draft.note(f"output {node.name!r} is an input or a constant, and left out")
-    if not found:
-        raise NetworkError("it returns no tensor that depends on its input; nothing to plan")
-    return found

@@ -157,7 +157,7 @@ def _imported(
     walker.all.update(scope.values)
     walker.all.update(graph.constants)
     walker.run(graph, scope)
-    made = []
+    made, called = [], []
     for i, output in enumerate(wanted):
         held = scope.values.get(output) or walker.all.get(output)
         if held is None:
@@ -173,6 +173,7 @@ def _imported(
             draft.note(f"output {output!r} is input {held.tensor!r}, and left out")
         else:
             made.append(held)
+            called.append(output)
     if not made:
         raise NetworkError(
             f"outputs {list(wanted)[:8]} depend on constants alone, or are inputs; there is nothing to plan"
@@ -183,7 +184,7 @@ def _imported(
         quantised = any(word in op for op in walker.frozen for word in ("Quant", "QLinear", "Integer"))
         what = "quantised: " if quantised else ""
         draft.note(f"{what}{total} ops are known by their shapes alone and planned as frozen: {kinds}"[:600])
-    imported = draft.finish(made)
+    imported = draft.finish(made, called)
     infos(imported.network)
     return imported
 

@@ -32,6 +32,7 @@ class Imported:
         fixed: parameters that the origin does not train: its constants where an op could update them. A
             plan for what was imported never updates them; for the bare network, give them as ``never``.
         origin: where the weights come from, where they can be found again; plans remember it.
+        outputs: what the origin calls the network's outputs (keys, positions, names of a file), to their tensors.
     """
 
     network: Network
@@ -40,8 +41,10 @@ class Imported:
     notes: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     origin: Origin | None = None
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         object.__setattr__(self, "layouts", MappingProxyType(dict(self.layouts)))
 

@@ -50,7 +50,7 @@ def nothing_rows(plan: Plan) -> dict[str, Any] | None:
     """The same as plain data; None where something is updated."""
     if not plan.feasible or plan.update:
         return None
-    found = stops(plan.problem.network)
+    found = stops(plan.problem.network, plan.problem.options.loss_outputs(plan.problem.network))
     rows = [{"op": s.op, "kind": s.kind, "reason": s.reason, "parameters": list(s.parameters)} for s in found]
     return {"reasons": why_nothing(plan), "gradient_stops_at": rows}
 
@@ -74,15 +74,16 @@ def _stopped(found: Sequence[Stop], total: int) -> list[str]:
 def _no_choice(problem: Problem) -> list[str]:
     """Nothing may be updated."""
     network = problem.network
-    reached = reached_by_gradient(network, infos(network))
+    judged = problem.options.loss_outputs(network)
+    reached = reached_by_gradient(network, infos(network), judged)
     free = [p for p in network.parameters if updatable(network, reached, p)]
     small = [p for p in free if network.tensor[p].dtype == "int8"]
     named = [p for p in free if network.tensor[p].dtype != "int8"]
-    lines = _stopped(stops(network), len(network.parameters))
-    apart, still = without_way(network), without_gradient(network)
+    lines = _stopped(stops(network, judged), len(network.parameters))
+    apart, still = without_way(network, judged), without_gradient(network)
     if apart:
-        lines.append(f"{_count(len(apart))} ({_some(apart)}) have no way to the loss's output {network.outputs[0]!r}; "
-                     "choose an output behind them")  # fmt: skip
+        lines.append(f"{_count(len(apart))} ({_some(apart)}) have no way to the loss's output "
+                     f"{', '.join(map(repr, judged))}; choose an output behind them")  # fmt: skip
     if rest := [p for p in still if p not in apart]:
         lines.append(f"{_count(len(rest))} ({_some(rest)}) are kept as they are by the ops that read them, "
                      f"such as {still[rest[0]]!r}")  # fmt: skip

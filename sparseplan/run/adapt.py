@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sparseplan.errors import PlanError, ProblemError
+from sparseplan.objective import TARGET
 from sparseplan.ops.base import Array
 from sparseplan.plan import Plan
-from sparseplan.run.checks import Inputs, stored_parameters
+from sparseplan.run.checks import Inputs, check_one_loss, stored_parameters
 from sparseplan.run.fitting import (
     Advance,
     Augment,
@@ -32,7 +33,6 @@ from sparseplan.run.oracle import Oracle, Outcome, differences
 from sparseplan.run.settings import TrainSettings, check_count
 from sparseplan.run.spread import spread
 from sparseplan.scalars import plain_arguments
-from sparseplan.steps import TARGET
 
 #: learning rates where none is given, for batches of one in bf16. A task's own are for Adam on
 #: larger batches. On the depth task (decoder blocks, two epochs of 400 samples) ten times less
@@ -109,6 +109,7 @@ def plan_settings(plan: Plan, settings: TrainSettings | None = None, **changes: 
         ProblemError: a change that contradicts the plan.
     """
     options = plan.problem.options
+    check_one_loss(options, "training on a task's data")
     base = settings or TrainSettings()
     lr = base.lr if settings is not None and base.optimizer == options.optimizer else LEARNING_RATES[options.optimizer]
     runs = 1 if options.gradients == "fused" else max(1, SAMPLES // options.batch)
@@ -125,6 +126,7 @@ def plan_settings(plan: Plan, settings: TrainSettings | None = None, **changes: 
 
 def _check(plan: Plan, settings: TrainSettings) -> None:
     options = plan.problem.options
+    check_one_loss(options, "training on a task's data")
     for name in ("optimizer", "dtype", "batch", "loss"):
         if getattr(settings, name) != getattr(options, name):
             raise ProblemError(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sparseplan.builder import check_parameters
-from sparseplan.errors import DataError, OpError, near
+from sparseplan.errors import DataError, ProblemError, near
 from sparseplan.network import Network
-from sparseplan.ops import loss_def
+from sparseplan.objective import Loss, target_of
 from sparseplan.ops.attrs import integer
 from sparseplan.ops.base import Array
 from sparseplan.run.numerics import rounded
@@ -93,23 +93,62 @@ def check_target(network: Network, target: Any, loss: str) -> Array:
         DataError: a wrong shape, infinity, or labels that are no integers.
         OpError: the loss cannot judge such an output.
     """
-    output = network.tensor[network.outputs[0]].shape
-    try:
-        shape, dtype = loss_def(loss).target(output)
-    except OpError as error:
-        raise OpError(f"network {network.name!r}: output {network.outputs[0]!r}: {error}") from None
+    return _judged(network, target, Loss(network.outputs[0], loss), "target")
+
+
+def check_targets(network: Network, target: Any, options: TrainingOptions) -> dict[str, Array]:
+    """The targets of all losses, by the names of the values that hold them: of one loss, or a mapping by labels.
+
+    Labels are outputs, or ``output=kind`` where an output has several losses.
+
+    Raises:
+        DataError, OpError: as ``check_target``; names the loss.
+    """
+    steps = options.loss_steps(network)
+    if not options.losses:
+        if isinstance(target, Mapping):
+            raise DataError(f"target is a mapping of {list(target)[:8]}, but the plan has one loss: give its array")
+        return {steps[0].target: check_target(network, target, options.loss)}
+    labels = [s.label for s in steps]
+    if not isinstance(target, Mapping):
+        if len(steps) > 1:
+            raise DataError(f"the plan has losses on {labels}; give target as a mapping from these to arrays")
+        target = {labels[0]: target}
+    for name in target:
+        if name not in labels:
+            raise DataError(f"target {name!r} is of no loss of the plan{near(str(name), labels)}; it has {labels}")
+    for name in labels:
+        if name not in target:
+            raise DataError(f"target {name!r} is missing; the plan has losses on {labels}")
+    found = {s.target: _judged(network, target[s.label], s.loss, f"target {s.label!r}") for s in steps}
+    same_length({f"target {s.label!r}": found[s.target] for s in steps}.items())
+    return found
+
+
+def check_one_loss(options: TrainingOptions, what: str) -> None:
+    """Raise ProblemError where losses are given by outputs: ``what`` knows one target, of the first output."""
+    if options.losses:
+        given = ", ".join(map(str, options.losses))
+        raise ProblemError(
+            f"loss={given}: {what} takes one target, for a loss on the first output; plan with --output NAME "
+            "(outputs=) and a plain --loss KIND"
+        )
+
+
+def _judged(network: Network, target: Any, loss: Loss, what: str) -> Array:
+    shape, dtype = target_of(loss, network)
     found = np.asarray(target)
     if found.shape[1:] != shape or found.ndim != len(shape) + 1:
-        raise DataError(f"target has shape {found.shape}, expected {('samples', *shape)} by loss {loss!r}")
+        raise DataError(f"{what} has shape {found.shape}, expected {('samples', *shape)} by loss {loss.kind!r}")
     if dtype == "i32":
         if found.dtype.kind not in "iu":
-            raise DataError(f"target has dtype={found.dtype}; loss {loss!r} takes integer classes")
+            raise DataError(f"{what} has dtype={found.dtype}; loss {loss.kind!r} takes integer classes")
         if found.size and not -(2**31) <= int(found.min()) <= int(found.max()) < 2**31:
-            raise DataError(f"target classes from {found.min()} to {found.max()} do not fit 32 bits")
+            raise DataError(f"{what} classes from {found.min()} to {found.max()} do not fit 32 bits")
         return found.astype(np.int32, copy=False)
-    array = as_float(found, "target")
+    array = as_float(found, what)
     if np.isinf(array).any():
-        raise DataError("target holds infinity; give finite labels, NaN where there is none")
+        raise DataError(f"{what} holds infinity; give finite labels, NaN where there is none")
     return array
 
 

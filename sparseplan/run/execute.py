@@ -22,11 +22,11 @@ from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, Arg, Step,
 
 Read = Callable[[], Array]
 Write = Callable[[Array], Array]
-#: runs one step; the loss returns its value
+#: runs one step; a loss returns its value, without its weight
 Kernel = Callable[[], float | None]
 
 #: read arguments that say what a sum is added to; the writer reads them itself
-_SUMS = ("dx", "acc")
+_SUMS = ("dx", "acc")  # and "dy" of a loss, which reads its arguments by their places
 
 
 class Storage(Protocol):
@@ -95,14 +95,20 @@ class Executor:
         return self._update(step, info, d, storage)
 
     def _loss(self, step: Step, storage: Storage) -> Kernel:
-        definition = loss_def(step.op)
-        attrs = {**definition.defaults, **self.options.loss_attrs}
+        judged = self.options.loss_of(step)
+        if judged is None:
+            raise PlanError(f"step {step.name!r} is loss {step.op!r} with target={step.target!r}, which is none of "
+                            "those that the options name")  # fmt: skip
+        definition, weight = loss_def(judged.kind), judged.weight
+        attrs = {**definition.defaults, **judged.attrs}
         output, target = storage.reader(step.read("y")), storage.reader(step.read("target"))
         writes = [(_cutter(a), storage.writer(a)) for a in step.writes]
         clock = self.clock
 
         def run() -> float:
             value, dy = definition.value_and_grad(output(), target(), attrs)
+            if weight != 1:
+                dy = dy * weight
             if clock.weight != 1:
                 dy = dy * clock.weight
             for cut, write in writes:

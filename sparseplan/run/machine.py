@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from sparseplan.errors import PlanError
+from sparseplan.objective import TARGET, weighted_sum
 from sparseplan.ops import infos
 from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer, Plan
@@ -14,7 +15,6 @@ from sparseplan.run.arena import Arena
 from sparseplan.run.execute import Clock, Executor
 from sparseplan.run.numerics import rounded
 from sparseplan.run.optimizers import Optimizer
-from sparseplan.steps import TARGET
 
 #: the largest arena that is allocated: far beyond a microcontroller, far below a workstation
 MOST_BYTES = 2**32
@@ -46,6 +46,9 @@ class Machine:
         parameters: all of the network's, as stored.
         buffers, sizes: of the plan, or of a layout that is spread.
         on_gradient: called with the name and a copy of each parameter's gradient as it is computed.
+
+    Attributes:
+        losses: of the last run, each by its label, without its weight.
     """
 
     def __init__(
@@ -73,16 +76,22 @@ class Machine:
         if self.accumulates:
             self._first_update = next((i for i, s in enumerate(self.steps) if s.kind == "update"), len(self.steps))
         self._on_gradient = on_gradient
+        self._judged = options.loss_steps(plan.network)
+        self.losses: dict[str, float] = {}
 
     def stored(self, name: str, array: Array) -> Array:
         """Data from outside as they come back from the type that the plan stores them in."""
         value = self.values.get(name)
         return array if value is None else rounded(array, value.dtype, value.scale)
 
-    def forward_backward(self, arrays: Mapping[str, Array], target: Array) -> float:
-        """Run the schedule on one batch (fused: with its updates); returns the loss before them."""
+    def forward_backward(self, arrays: Mapping[str, Array], target: Array | Mapping[str, Array]) -> float:
+        """Run the schedule on one batch (fused: with its updates); returns the loss before them.
+
+        ``target``: of the one loss, or of each by the name of its value (see ``objective.LossStep``).
+        """
         self.arena.restart()
-        arrivals = {n: a for n, a in {**arrays, TARGET: target}.items() if n in self.values}
+        targets = dict(target) if isinstance(target, Mapping) else {TARGET: target}
+        arrivals = {n: a for n, a in {**arrays, **targets}.items() if n in self.values}
         loss = self._run(range(self._first_update), arrivals)
         if not self.accumulates:
             self.clock.count += 1
@@ -101,18 +110,22 @@ class Machine:
             self.clock.count += 1
 
     def _run(self, which: range, arrivals: Mapping[str, Array]) -> float:
-        found = 0.0
+        found: dict[tuple[str, str], float] = {}
         for i in which:
             step = self.steps[i]
             self.arena.enter(i, arrivals)
             loss = self._kernels[i]()
             if step.kind == "loss":
-                found = loss or 0.0
+                found[step.op, step.target] = loss or 0.0
             if step.kind == "grad_param" and self._on_gradient is not None:
                 written = step.write("dp").spans[0].value
                 self._on_gradient(self.values[written].tensor, self.arena.peek(written))
             self.arena.leave()
-        return found
+        if not found:
+            return 0.0
+        values = [found.get((judged.loss.kind, judged.mark), 0.0) for judged in self._judged]
+        self.losses = {judged.label: v for judged, v in zip(self._judged, values, strict=True)}
+        return weighted_sum([judged.loss for judged in self._judged], values)
 
     def parameters(self) -> dict[str, Array]:
         """Copies of the parameters that lie in the arena."""

@@ -14,8 +14,8 @@ from sparseplan.plan import Plan
 from sparseplan.run.execute import separate_parts
 from sparseplan.run.machine import Machine
 from sparseplan.run.optimizers import Optimizer
-from sparseplan.run.reference import Arithmetic, reference, store
-from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, Step
+from sparseplan.run.reference import Arithmetic, Reference, reference, store
+from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, Step, TrainingOptions
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Outcome:
     """What runs of a schedule and their updates came to.
 
     Attributes:
-        losses: of each run.
+        losses: of each run, their weighted sum; output_losses: each by its label, without its weight.
         gradients: of each run, by parameter: cut where updated in part, sums so far where accumulated.
         parameters: after the last update.
         states: optimizer states after it, by (parameter, tag).
@@ -33,6 +33,7 @@ class Outcome:
     gradients: list[dict[str, Array]] = field(default_factory=list)
     parameters: dict[str, Array] = field(default_factory=dict)
     states: dict[tuple[str, str], Array] = field(default_factory=dict)
+    output_losses: list[dict[str, float]] = field(default_factory=list)
 
     def take(self, machine: Machine) -> None:
         """Parameters and optimizer state as they lie in a machine's arena."""
@@ -54,6 +55,7 @@ class Oracle:
         self.parameters, self.lr, self.count = dict(parameters), optimizer.lr, 1
         self.states: dict[tuple[str, str], Array] = {}
         self.sums: dict[str, Array] = {}
+        self.losses: dict[str, float] = {}  # of the last run, each by its label, without its weight
 
     def take(self, machine: Machine) -> None:
         """Go on from the parameters, optimizer state and clock of a machine between two updates."""
@@ -61,15 +63,18 @@ class Oracle:
         self.states, self.sums = machine.states(), {}
         self.lr, self.count = machine.clock.lr, machine.clock.count
 
-    def run(self, arrays: Mapping[str, Array], target: Array, weight: float = 1) -> tuple[float, dict[str, Array]]:
+    def run(
+        self, arrays: Mapping[str, Array], target: Array | Mapping[str, Array], weight: float = 1
+    ) -> tuple[float, dict[str, Array]]:
         """One run on a batch, as stored (fused: with its updates): its loss, and gradients or the sums of them so far.
 
-        ``weight``: of this run among those whose gradients are accumulated.
+        ``target``: as of ``Machine.forward_backward``; ``weight``: of this run among those whose gradients are
+        accumulated.
         """
         o = self.options
-        found = reference(
-            self.network, self.parameters, arrays, target, o.loss, o.loss_attrs, self.arithmetic, weight
-        )  # fmt: skip
+        found = reference_of(self.network, o, self.parameters, arrays, target, self.arithmetic, weight)
+        labels = (judged.label for judged in o.loss_steps(self.network))
+        self.losses = dict(zip(labels, found.losses, strict=True))
         if not self.accumulates:
             grads = {p: found.gradients[p] for p in self.updated}
             self._update(grads)
@@ -99,6 +104,23 @@ class Oracle:
             self.parameters[p][part] = store(new, t.dtype or self.options.dtype, t.scale)
 
 
+def reference_of(
+    network: Network,
+    options: TrainingOptions,
+    parameters: Mapping[str, Array],
+    arrays: Mapping[str, Array],
+    target: Array | Mapping[str, Array],
+    arithmetic: Arithmetic,
+    weight: float = 1,
+) -> Reference:
+    """The reference of the losses of options; ``target``: of the one loss, or of each by the name of its value."""
+    steps = options.loss_steps(network)
+    given = dict(target) if isinstance(target, Mapping) else {steps[0].target: target}
+    targets = {judged.label: given[judged.target] for judged in steps}
+    losses = [judged.loss for judged in steps]
+    return reference(network, parameters, arrays, targets, losses, None, arithmetic, weight)
+
+
 def differences(here: Outcome, there: Outcome, updated: Iterable[str]) -> list[str]:
     """In which losses, gradients, parameters and optimizer states two outcomes differ by any bit, in words.
 
@@ -108,6 +130,11 @@ def differences(here: Outcome, there: Outcome, updated: Iterable[str]) -> list[s
              strict=False)) if np.float64(u).tobytes() != np.float64(v).tobytes()]  # fmt: skip
     if len(here.losses) != len(there.losses):
         found.append(f"{len(here.losses)} losses and {len(there.losses)}")
+    for i, (one, other) in enumerate(zip(here.output_losses, there.output_losses, strict=False)):
+        for label, u in one.items() if len(one) > 1 else ():
+            v = other.get(label, np.nan)
+            if np.float64(u).tobytes() != np.float64(v).tobytes():
+                found.append(f"loss on {label!r} of run {i + 1}: {u!r} and {v!r}")
     for what, u, v in _pairs(here, there, updated):
         if u is None or v is None:
             found.append(f"{what}: {'none' if u is None else 'there'} and {'none' if v is None else 'there'}")

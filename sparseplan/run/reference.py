@@ -19,6 +19,7 @@ import numpy as np
 
 from sparseplan.dtypes import numpy_dtype
 from sparseplan.network import Network, Op
+from sparseplan.objective import Loss, labels_of, weighted_sum
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 from sparseplan.ops.base import Array
 from sparseplan.run.packing import pack, unpack
@@ -53,6 +54,7 @@ class Reference:
     """What one step computes.
 
     Attributes:
+        loss: the weighted sum; losses: each by itself, without its weight, in order.
         tensors: every activation and input by name.
         tensor_gradients: gradients of the tensors that one reaches.
         gradients: gradients of all parameters that one reaches: sums over the ops that use each.
@@ -60,6 +62,7 @@ class Reference:
     """
 
     loss: float
+    losses: Sequence[float]
     tensors: Mapping[str, Array]
     tensor_gradients: Mapping[str, Array]
     gradients: Mapping[str, Array]
@@ -84,8 +87,8 @@ def reference(
     network: Network,
     parameters: Mapping[str, Array],
     x: Mapping[str, Array],
-    target: Array,
-    loss: str,
+    target: Array | Mapping[str, Array],
+    loss: str | Sequence[Loss],
     loss_attrs: Mapping[str, Any] | None = None,
     arithmetic: Arithmetic | None = None,
     weight: float = 1,
@@ -93,11 +96,18 @@ def reference(
     """Loss and all gradients of one batch.
 
     Args:
-        parameters, x, target: float32 (or int32 target), already as stored.
-        loss: kind of the loss on the network's first output.
-        weight: what the loss sends back is multiplied by it.
+        parameters, x, target: float32 (or int32 target), already as stored; the targets of several losses by
+            their labels (see ``objective.labels_of``).
+        loss: kind of the loss on the network's first output, or several losses.
+        weight: what losses send back is multiplied by it.
     """
-    return _Walk(network, parameters, x, arithmetic or Arithmetic()).run(target, loss, loss_attrs or {}, weight)
+    if isinstance(loss, str):
+        losses = [Loss(network.outputs[0], loss, 1.0, loss_attrs or {})]
+        targets = [np.asarray(target)]
+    else:
+        losses, given = list(loss), dict(target)
+        targets = [given[label] for label in labels_of(losses)]
+    return _Walk(network, parameters, x, arithmetic or Arithmetic()).run(losses, targets, weight)
 
 
 class _Walk:
@@ -112,23 +122,28 @@ class _Walk:
         self.tensor_gradients: dict[str, Array] = {}
         self.rows: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = {}  # of gradients that come row by row: there yet?
 
-    def run(self, target: Array, loss: str, loss_attrs: Mapping[str, Any], weight: float) -> Reference:
+    def run(self, losses: Sequence[Loss], targets: Sequence[Array], weight: float) -> Reference:
         for op in self.network.ops:
             t = self.network.tensor[op.output]
             inputs = [self.tensors[name] for name in op.inputs]
             params = {slot: self.parameters[p] for slot, p in op.params.items()}
             y = op_def(op.kind).forward(self.infos[op.name], inputs, params)
             if not inputs:  # what is made from nothing is the same for every sample
-                y = np.repeat(y, len(target), axis=0)
+                y = np.repeat(y, len(targets[0]), axis=0)
             self.tensors[op.output] = store(y, t.dtype or self.arithmetic.dtype, t.scale)
-        output = self.network.outputs[0]
-        definition = loss_def(loss)
-        value, dy = definition.value_and_grad(self.tensors[output], target, {**definition.defaults, **loss_attrs})
-        self.flow(output, dy if weight == 1 else dy * weight)
+        values = []
+        for judged, target in zip(losses, targets, strict=True):
+            definition, output = loss_def(judged.kind), self.tensors[judged.output]
+            value, dy = definition.value_and_grad(output, target, {**definition.defaults, **judged.attrs})
+            values.append(value)
+            for factor in (judged.weight, weight):
+                dy = dy if factor == 1 else dy * factor
+            self.flow(judged.output, dy)
         for op in reversed(self.network.ops):
             if op.output in self.tensor_gradients:
                 self.backward(op, self.tensor_gradients[op.output])
-        return Reference(value, self.tensors, self.tensor_gradients, self.gradients, self.terms)
+        total = weighted_sum(losses, values)
+        return Reference(total, tuple(values), self.tensors, self.tensor_gradients, self.gradients, self.terms)
 
     def backward(self, op: Op, dy: Array) -> None:
         d, info = op_def(op.kind), self.infos[op.name]

@@ -11,18 +11,17 @@ import numpy as np
 from sparseplan.builder import init_parameters
 from sparseplan.errors import DataError, PlanError, ProblemError
 from sparseplan.network import Network
-from sparseplan.ops import loss_def
+from sparseplan.objective import Loss, target_of
 from sparseplan.ops.base import Array
 from sparseplan.plan import PlacedBuffer, Plan
-from sparseplan.run.checks import Inputs, check_inputs, check_target, ids_of, same_length, stored_parameters
+from sparseplan.run.checks import Inputs, check_inputs, check_targets, ids_of, same_length, stored_parameters
 from sparseplan.run.machine import GUARD_BYTES, Machine, claimed_bytes
 from sparseplan.run.numerics import rounded
 from sparseplan.run.optimizers import Optimizer
-from sparseplan.run.oracle import Oracle, Outcome, arithmetic_of, differences, greatest
-from sparseplan.run.reference import reference
+from sparseplan.run.oracle import Oracle, Outcome, arithmetic_of, differences, greatest, reference_of
 from sparseplan.run.spread import spread
 from sparseplan.scalars import plain_arguments
-from sparseplan.steps import TARGET, packed_parameters
+from sparseplan.steps import TrainingOptions, packed_parameters
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ class RunReport:
         packed_errors: relative error (Euclidean norm) that inputs saved in 8 bits bring to each
             gradient that is computed from one, on the last run's batch with the parameters given; empty
             where it was not compared.
-        losses: of each run of the schedule.
+        losses: of each run of the schedule; of several losses their weighted sum.
+        output_losses: of each run, every loss by its label (see ``objective.LossStep``), without its weight.
         gradients: of updated parameters, cut where updated in part: of the last run (fused), or
             summed over all runs (accumulated).
         parameters: all of the network's after the last update.
@@ -59,6 +59,7 @@ class RunReport:
     faults: tuple[str, ...]
     packed_errors: Mapping[str, float]
     losses: tuple[float, ...]
+    output_losses: tuple[Mapping[str, float], ...]
     steps: int
     gradients: Mapping[str, Array] = field(repr=False)
     parameters: Mapping[str, Array] = field(repr=False)
@@ -100,6 +101,7 @@ class RunReport:
             "faults": list(self.faults),
             "packed_errors": dict(self.packed_errors),
             "losses": list(self.losses),
+            "output_losses": [dict(found) for found in self.output_losses],
             "steps": self.steps,
         }
 
@@ -109,7 +111,7 @@ def run(
     plan: Plan,
     parameters: Mapping[str, Array] | None = None,
     x: Inputs | None = None,
-    target: Array | None = None,
+    target: Array | Mapping[str, Array] | None = None,
     *,
     seed: int = 0,
     samples: int = 1,
@@ -124,7 +126,8 @@ def run(
 
     Args:
         parameters: all of the network's; drawn from ``seed`` without.
-        x, target: ``(samples * batch, *shape)``; drawn from ``seed`` without. Give both or none.
+        x, target: ``(samples * batch, *shape)``; drawn from ``seed`` without. Give both or none. Several losses
+            take a mapping: from the output, or ``output=kind`` where an output has several, to its target.
         optimizer: hyper-parameters, of the plan's kind; PyTorch's defaults and lr 0.01 without.
         guard_bytes: least width of the guard zones in a second execution, whose layout is spread
             so that zones lie between all buffers that coexist; 0 leaves it out.
@@ -147,7 +150,7 @@ def run(
     if (x is None) != (target is None):
         raise DataError("give both x and target, or neither")
     if x is None or target is None:
-        x, target = random_data(network, options.loss, samples * options.batch, seed)
+        x, target = random_samples(network, options, samples * options.batch, seed)
     task = _Task(plan, optimizer, stored_parameters(network, parameters, options), x, target, samples)
     claimed = claimed_bytes(plan)
     result = task.execute(plan.buffers, claimed)
@@ -183,6 +186,7 @@ def run(
         faults=tuple(faults),
         packed_errors=task.packed_errors() if compare else {},
         losses=tuple(result.outcome.losses),
+        output_losses=tuple(result.outcome.output_losses),
         steps=len(plan.steps),
         gradients=result.outcome.gradients[-1],
         parameters={**task.parameters, **result.outcome.parameters},
@@ -192,18 +196,36 @@ def run(
 def random_data(network: Network, loss: str, count: int, seed: int) -> tuple[dict[str, Array], Array]:
     """Inputs in [0, 1), or ids that exist, and a target that the loss takes: normal, a tenth of it NaN, or classes."""
     rng = np.random.default_rng([seed, 1])
+    return _random_inputs(network, count, rng), _random_target(network, Loss(network.outputs[0], loss), count, rng)
+
+
+def random_samples(
+    network: Network, options: TrainingOptions, count: int, seed: int
+) -> tuple[dict[str, Array], Array | dict[str, Array]]:
+    """As ``random_data``, for the losses of options: several have their targets in a mapping by labels."""
+    if not options.losses:
+        return random_data(network, options.loss, count, seed)
+    rng = np.random.default_rng([seed, 1])
+    x = _random_inputs(network, count, rng)
+    return x, {s.label: _random_target(network, s.loss, count, rng) for s in options.loss_steps(network)}
+
+
+def _random_inputs(network: Network, count: int, rng: np.random.Generator) -> dict[str, Array]:
     x: dict[str, Array] = {}
     for n in network.inputs:
         shape = (count, *network.tensor[n].shape)
         ids = network.tensor[n].dtype == "i32"
         x[n] = rng.integers(0, ids_of(network, n)[0], shape, np.int32) if ids else rng.random(shape, np.float32)
-    output = network.tensor[network.outputs[0]].shape
-    shape, dtype = loss_def(loss).target(output)
+    return x
+
+
+def _random_target(network: Network, loss: Loss, count: int, rng: np.random.Generator) -> Array:
+    shape, dtype = target_of(loss, network)
     if dtype == "i32":
-        return x, rng.integers(0, output[0], (count, *shape), np.int32)
+        return rng.integers(0, network.tensor[loss.output].shape[0], (count, *shape), np.int32)
     target = rng.standard_normal((count, *shape), np.float32)
     target[rng.random(target.shape) < 0.1] = np.nan
-    return x, target
+    return target
 
 
 @dataclass
@@ -223,8 +245,8 @@ class _Task:
         self.values = {v.name: v for v in plan.values}
         self.accumulate = self.options.gradients == "accumulate"
         data = check_inputs(self.network, x)
-        labels = check_target(self.network, target, self.options.loss)
-        count = same_length([*data.items(), ("target", labels)])
+        labels = check_targets(self.network, target, self.options)
+        count = same_length([*data.items(), *(("target", a) for a in labels.values())])
         if count != samples * self.options.batch:
             raise DataError(
                 f"x and target hold {count} samples; samples={samples} runs of batch={self.options.batch} take "
@@ -234,7 +256,7 @@ class _Task:
         for i in range(samples):
             part = slice(i * self.options.batch, (i + 1) * self.options.batch)
             arrays = {n: self._stored(n, a[part]) for n, a in data.items()}
-            self.batches.append((arrays, self._stored(TARGET, labels[part])))
+            self.batches.append((arrays, {n: self._stored(n, a[part]) for n, a in labels.items()}))
 
     def _stored(self, name: str, array: Array) -> Array:
         value = self.values.get(name)
@@ -250,6 +272,7 @@ class _Task:
         for arrays, target in self.batches:
             outcome.gradients.append({})
             outcome.losses.append(machine.forward_backward(arrays, target))
+            outcome.output_losses.append(dict(machine.losses))
         machine.update()
         outcome.take(machine)
         return _Execution(machine, outcome)
@@ -262,6 +285,7 @@ class _Task:
         for arrays, target in self.batches:
             loss, gradients = oracle.run(arrays, target)
             outcome.losses.append(loss)
+            outcome.output_losses.append(oracle.losses)
             outcome.gradients.append(gradients)
         oracle.update(self.samples)
         outcome.parameters, outcome.states = oracle.parameters, oracle.states
@@ -275,7 +299,7 @@ class _Task:
         arithmetic = arithmetic_of(self.network, self.options.dtype, self.plan.steps, True)
         arrays, target = self.batches[-1]
         found, exact = (
-            reference(self.network, self.parameters, arrays, target, self.options.loss, self.options.loss_attrs, a)
+            reference_of(self.network, self.options, self.parameters, arrays, target, a)
             for a in (arithmetic, replace(arithmetic, packed=frozenset()))
         )
         norm, least = np.linalg.norm, np.finfo(float).tiny

@@ -16,6 +16,7 @@ import numpy as np
 from sparseplan.autodiff import differentiate
 from sparseplan.errors import ProblemError
 from sparseplan.network import Network
+from sparseplan.objective import TARGET
 from sparseplan.ops import infos
 from sparseplan.ops.base import Array
 from sparseplan.run.arrays import ArrayStore, Program
@@ -35,7 +36,7 @@ from sparseplan.run.fitting import (
 from sparseplan.run.forward import predict
 from sparseplan.run.settings import EarlyStopping, TrainSettings
 from sparseplan.scalars import plain_arguments
-from sparseplan.steps import TARGET, Schedule, Step, TrainingOptions, UpdateSet
+from sparseplan.steps import Schedule, Step, TrainingOptions, UpdateSet
 
 __all__ = [
     "Augment",

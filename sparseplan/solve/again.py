@@ -77,8 +77,8 @@ class Again:
 
 
 def slots(steps: Sequence[MaybeStep]) -> list[int]:
-    """Steps before which something may be made again: those behind the loss, no updates."""
-    loss = next(i for i, s in enumerate(steps) if s.kind == "loss")
+    """Steps before which something may be made again: those behind the last loss, no updates."""
+    loss = max(i for i, s in enumerate(steps) if s.kind == "loss")
     return [i for i in range(loss + 1, len(steps)) if steps[i].kind in ("aux", "grad_param", "grad_input")]
 
 
@@ -92,7 +92,7 @@ def last_uses(graph: TrainingGraph) -> dict[str, int]:
         if step.kind == "forward":
             forward[step.op] = step
             made.update((s.value, step.op) for a in step.writes for s in a.spans)
-        elif behind:
+        elif behind and step.kind != "loss":
             for s in (s for a in step.reads for s in a.spans):
                 if s.value in made:
                     last[made[s.value]] = i

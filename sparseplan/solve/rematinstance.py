@@ -120,9 +120,9 @@ class RematInstance:
 
 
 def instance(schedule: Schedule) -> RematInstance:
-    """The integers of a schedule: forward ops, then steps from the loss on.
+    """The integers of a schedule: forward ops, then steps from the first loss on.
 
-    Slots are the steps after the loss that are not updates. Everything that is neither a network input nor written
+    Slots are the steps after the last loss that are not updates. Everything that is neither a network input nor written
     by a forward step counts as fixed bytes. A value whose tail is freed before its head becomes several tensors.
 
     Raises:

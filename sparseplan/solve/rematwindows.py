@@ -40,11 +40,17 @@ from sparseplan.solve.rematmatrix import SEARCH, Matrix
 _CLOSE = 0.002
 
 
+def losses_of(inst: RematInstance) -> int:
+    """Number of losses, the first of the base steps: nothing runs again before any of them."""
+    first = next((i for i, s in enumerate(inst.steps) if s.gap is not None), 1)
+    return max(first, 1)
+
+
 class Windows:
     """The program over the given moments.
 
     Args:
-        moments: base steps from the loss on; the loss is always one.
+        moments: base steps from the first loss on; losses are always among them.
         budget: bytes at each moment, in the forward run too.
         look: called again and again while the program is built; what it raises ends that, as where time is up.
     """
@@ -54,7 +60,8 @@ class Windows:
     ) -> None:
         self.inst, self.n, self.budget, self.look = inst, len(inst.ops), budget, look
         self.end = self.n + len(inst.steps)
-        self.moments = sorted({self.n, *(m for m in moments if self.n <= m < self.end)})
+        losses = {self.n + k for k in range(losses_of(inst))}  # nothing runs again between them
+        self.moments = sorted({*losses, *(m for m in moments if self.n <= m < self.end)})
         self.program = Program01()
         self.held: dict[tuple[int, int], int] = {}
         self.again: dict[tuple[int, int], int] = {}
@@ -76,6 +83,8 @@ class Windows:
             for t, until in enumerate(self.until_tensor):
                 if until > moment:
                     self.held[t, i] = self.program.var()
+            if self.last(i) < self.n + losses_of(self.inst):
+                continue
             for o, until in enumerate(self.until_op):
                 if until > moment:
                     self.again[o, i] = self.program.var()
@@ -110,11 +119,12 @@ class Windows:
         self._row(step, {t for t in range(len(self.inst.tensors)) if (t, i) in self.held}, i, set(step.reads))
 
     def _forward(self) -> None:
-        """Rows of the forward run: what is read later in it counts anyway, what is held across the loss counts too.
+        """Rows of the forward run: what is read later in it counts anyway, what is held across losses counts too.
 
         ``sure`` bytes and ``maybe`` terms go from op to op, since neighbours differ little.
         """
-        tensors, loss = self.inst.tensors, set(self.inst.steps[0].reads)
+        tensors = self.inst.tensors
+        loss = {t for step in self.inst.steps[: losses_of(self.inst)] for t in step.reads}
         last = [bisect.bisect_left(uses, self.n) for uses in self.readers]
         until = [self.n if t in loss else self.readers[t][k - 1] if k else -1 for t, k in enumerate(last)]
         made: dict[int, list[int]] = {}

@@ -141,7 +141,9 @@ class Striped:
         network = self.problem.network
         yield lower(network, ())
         if self.choices is None:
-            yield from lowerings(network, look=lambda: self.clock.check())
+            yield from lowerings(
+                network, look=lambda: self.clock.check(), outputs=self.problem.options.loss_outputs(network)
+            )
             return
         for groups in self.choices:
             try:

@@ -33,6 +33,7 @@ from sparseplan.testing.optima import (
 from sparseplan.testing.peers import Option, brute_force, count_update_sets, greedy, plan_of
 from sparseplan.testing.rows import check_rows, check_rows_with_savings
 from sparseplan.testing.selftest import SelftestReport, SelftestRow, selftest
+from sparseplan.testing.several import joint_options, joint_problems, several_outputs
 from sparseplan.testing.strategies import budgets, devices, networks, options, problems, trainable_networks, values
 from sparseplan.testing.theorems import TheoremError, check_accepted, check_json, check_runs_within_budget, check_spec
 
@@ -62,12 +63,15 @@ __all__ = [
     "count_update_sets",
     "devices",
     "greedy",
+    "joint_options",
+    "joint_problems",
     "networks",
     "options",
     "plan_of",
     "problems",
     "renamed",
     "selftest",
+    "several_outputs",
     "trainable_networks",
     "values",
 ]

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from sparseplan.network import Network, Op, Tensor
+from sparseplan.objective import Loss
 from sparseplan.plan import Plan
 from sparseplan.problem import Pair, Problem, Saturation, Term
 from sparseplan.solve.cpsat import Limits
-from sparseplan.steps import MAIN
+from sparseplan.steps import MAIN, TrainingOptions
 from sparseplan.testing.peers import brute_force, greedy
 from sparseplan.testing.theorems import describe, differing, require, solved
 from sparseplan.verify import verify
@@ -190,6 +191,11 @@ def reversing(network: Network) -> dict[str, str]:
     return {old: f"z{len(names) - i:06d}" for i, old in enumerate(names)}
 
 
+def _turned_losses(options: TrainingOptions, name: Mapping[str, str]) -> TrainingOptions:
+    losses = (Loss(name.get(x.output, x.output), x.kind, x.weight, x.attrs) for x in options.losses)
+    return replace(options, losses=tuple(losses))
+
+
 def _turned_term(term: Term, turned: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Term:
     if isinstance(term, Pair):
         return Pair(turned(term.a), turned(term.b), term.value)
@@ -208,7 +214,8 @@ def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limi
         return {name.get(p, p): v for p, v in table.items()}
 
     other = solved(
-        replace(problem, network=renamed(problem.network, name), choices=turned(problem.choices),
+        replace(problem, network=renamed(problem.network, name), options=_turned_losses(problem.options, name),
+                choices=turned(problem.choices),
                 must=turned(problem.must), values=turned(problem.values),
                 terms=tuple(_turned_term(t, turned) for t in problem.terms),
                 ties=tuple(tuple(turned(dict.fromkeys(tie))) for tie in problem.ties)),
@@ -223,7 +230,7 @@ def check_renaming(problem: Problem, name: Mapping[str, str] | None = None, limi
     require(turned(plan.update) == dict(other.update), f"renaming turns {plan.update} into {other.update} {about}")
     a_picks, b_picks = list(plan.picks.values()), list(other.picks.values())
     require(a_picks == b_picks, f"renaming turns picks {a_picks} into {b_picks} {about}")
-    shapes = [[(s.kind, s.target, s.keep, s.macs) for s in p.steps] for p in (plan, other)]
+    shapes = [[(s.kind, s.target if s.kind != "loss" else "", s.keep, s.macs) for s in p.steps] for p in (plan, other)]
     require(shapes[0] == shapes[1], f"renaming changes the steps {about}")
     places = [[(b.lo, b.bytes, b.start, b.stop, b.level, b.offset) for b in p.buffers] for p in (plan, other)]
     require(places[0] == places[1], f"renaming moves buffers {about}")

@@ -37,9 +37,10 @@ from sparseplan.training import holds
 from sparseplan.units import align_up
 
 
-def trainable(network: Network) -> tuple[str, ...]:
-    """Parameters that a gradient reaches from the loss on the first output."""
-    reached = reached_by_gradient(network, infos(network))
+def trainable(network: Network, options: TrainingOptions | None = None) -> tuple[str, ...]:
+    """Parameters that a gradient reaches from the losses of options (default: one on the first output)."""
+    outputs = None if options is None else options.loss_outputs(network)
+    reached = reached_by_gradient(network, infos(network), outputs)
     return tuple(p for p in network.parameters if updatable(network, reached, p))
 
 

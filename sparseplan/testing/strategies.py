@@ -365,7 +365,7 @@ def budgets(network: Network, options: TrainingOptions | None = None) -> st.Sear
     """Bytes of main memory between what updating nothing takes and a little above what updating everything does."""
     chosen = options or TrainingOptions()
     least = memory_of(network, chosen, {}).peak()
-    most = memory_of(network, chosen, dict.fromkeys(trainable(network), 1.0)).peak()
+    most = memory_of(network, chosen, dict.fromkeys(trainable(network, chosen), 1.0)).peak()
     return st.integers(min(least, most), max(least, most) + max(1, most // 8))
 
 
@@ -387,11 +387,11 @@ def problems(
     """
     net = network if isinstance(network, Network) else draw(trainable_networks() if network is None else network)
     asked = setting if isinstance(setting, TrainingOptions) else draw(options(net) if setting is None else setting)
-    reachable = trainable(net)
+    reachable = trainable(net, asked)
     closed = draw(st.sets(st.sampled_from(reachable), max_size=len(reachable) - 1)) if reachable else set()
     fractions = draw(st.sampled_from([(1.0,), (0.5, 1.0), FRACTIONS, (0.25, 0.75)]))
     may = [p for p in reachable if p not in closed]
-    choices, _ = resolve_choices(net, may, fractions=fractions)
+    choices, _ = resolve_choices(net, may, fractions=fractions, outputs=asked.loss_outputs(net))
     if max_choices is not None:
         while math.prod(1 + len(r) for r in choices.values()) > max_choices:
             choices.popitem()

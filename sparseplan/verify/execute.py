@@ -362,7 +362,7 @@ class _Execution:
     def permits(self, step: Step, w: Arg, r: Arg) -> bool:
         """Whether the kernel may overwrite what it reads under one tag by what it writes under another."""
         if step.kind == "loss":
-            return (w.tag, r.tag) == ("dy", "y")
+            return (w.tag, r.tag, w.add) == ("dy", "y", False)
         if step.op not in self.facts.infos:
             return False
         d, info = self.facts.defs[step.op], self.facts.infos[step.op]
@@ -417,6 +417,8 @@ def _together(placed: list[Placed]) -> list[Placed]:
 def _state(found: Content, wanted: Content) -> str:
     """How a content differs from what is wanted."""
     if isinstance(found.state, frozenset) and isinstance(wanted.state, frozenset):
-        lacking = sorted(f"{op or 'loss'}.x{slot}" for op, slot, _ in wanted.state - found.state)
+        lacking = sorted(
+            f"{op}.x{slot}" if op else f"loss number {slot + 1}" for op, slot, _ in wanted.state - found.state
+        )
         return f"incomplete: {len(found.state)} of {len(wanted.state)} terms, without {', '.join(lacking)}"
     return f"in version {found.state}, not {wanted.state}"

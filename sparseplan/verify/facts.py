@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from sparseplan.dtypes import bytes_of
 from sparseplan.network import Op
-from sparseplan.ops import OpDef, OpInfo, infos, loss_def, op_def
+from sparseplan.objective import LossStep, target_of
+from sparseplan.ops import OpDef, OpInfo, infos, op_def
 from sparseplan.ops.base import Fraction, TileSpace
 from sparseplan.problem import Problem
-from sparseplan.steps import MAIN, OPTIMIZERS, PAGE_LEVEL, TARGET, Value
+from sparseplan.steps import MAIN, OPTIMIZERS, PAGE_LEVEL, Value
 from sparseplan.verify.images import Images
 
-#: a gradient is a sum over these: (op or "" for the loss, input slot, part of that input)
+#: a gradient is a sum over these: (op or "" for a loss, input slot or number of the loss, part of that input)
 Contribution = tuple[str, int, int]
 
 
@@ -41,8 +42,9 @@ class Facts:
     """See the module's docstring.
 
     Attributes:
-        relevant: ops that the loss depends on.
-        reached: tensors with bytes of their own that the loss's gradient can reach.
+        losses: as steps, in order.
+        relevant: ops that any loss depends on.
+        reached: tensors with bytes of their own that a loss's gradient can reach.
         needed: those of ``reached`` at or upstream of which something is updated: their gradients must exist.
         contributions: all terms of each such gradient: of each row of an image, else of the whole.
         mosaics: views whose roots' bytes are not simply theirs, one after the other: made up of rows.
@@ -53,7 +55,7 @@ class Facts:
         self.infos: dict[str, OpInfo] = infos(self.network)
         self.defs: dict[str, OpDef] = {op.name: op_def(op.kind) for op in self.network.ops}
         self.update = update
-        self.loss_output = self.network.outputs[0]
+        self.losses: tuple[LossStep, ...] = self.options.loss_steps(self.network)
         self.position = {op.name: i for i, op in enumerate(self.network.ops)}
         self._roots(forwarded)
         self._reach()
@@ -117,7 +119,7 @@ class Facts:
         return (split or self.options.batch == 1) and self.infos[op.name].attrs.get("axis", 0) == 0
 
     def _reach(self) -> None:
-        wanted = set(self.roots[self.loss_output])
+        wanted = {r for judged in self.losses for r in self.roots[judged.loss.output]}
         self.reached = set(wanted)
         self.relevant: set[str] = set()
         for op in reversed(self.network.ops):
@@ -144,7 +146,8 @@ class Facts:
         self.contributions: dict[str, list[set[Contribution]]] = {
             r: [set() for _ in range(self.images.heights.get(r, 1))] for r in self.needed
         }
-        self._contribute(self.loss_output, "", 0)
+        for number, judged in enumerate(self.losses):
+            self._contribute(judged.loss.output, "", number)
         for op in self.network.ops:
             if op.name in self.relevant and op.output in self.needed:
                 for slot, t in enumerate(op.inputs):
@@ -166,7 +169,7 @@ class Facts:
                 self.contributions[root][row].add((op, slot, 0))
 
     def rank(self, term: Contribution) -> tuple[int, int, int]:
-        """Where a term comes in its gradient's sum: the loss's first, then those of ops from the last to the first."""
+        """Where a term comes in its gradient's sum: losses' first, in order, then those of ops from the last on."""
         op, slot, part = term
         return (-self.position.get(op, len(self.position)), slot, part)
 
@@ -187,7 +190,8 @@ class Facts:
                         for r in self.roots[t]:
                             if r in self.needed:
                                 steps["grad_input", op.name, f"x{slot}"] = f"the gradient of {r!r} lacks it"
-        steps["loss", self.options.loss, "dy"] = "training needs it"
+        for judged in self.losses:
+            steps["loss", judged.loss.kind, judged.mark] = "training needs it"
         for p in self.update:
             if p in self.network.owner:
                 users = self.users(p)
@@ -226,9 +230,9 @@ class Facts:
             return shape
         return (*shape[: cut.axis], keep * cut.per_unit, *shape[cut.axis + 1 :])
 
-    def target(self) -> tuple[tuple[int, ...], str]:
-        """Shape and dtype of the training target."""
-        shape, dtype = loss_def(self.options.loss).target(self.network.tensor[self.loss_output].shape)
+    def target(self, judged: LossStep) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of a loss's training target."""
+        shape, dtype = target_of(judged.loss, self.network)
         return self.batched(shape), self.options.dtype if dtype == "data" else dtype
 
     def specs(self, value: Value) -> list[Spec]:
@@ -236,7 +240,7 @@ class Facts:
         t, dtype = value.tensor, self.options.dtype
         tensor = self.network.tensor.get(t)
         if value.role == "target":
-            return [Spec(*self.target(), False, MAIN, None)] if t == TARGET else []
+            return [Spec(*self.target(judged), False, MAIN, None) for judged in self.losses if judged.target == t]
         if value.role == "auxiliary":
             if t not in self.infos:
                 return []

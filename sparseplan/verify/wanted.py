@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sparseplan.dtypes import bytes_of
 from sparseplan.ops.base import Alternatives
-from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Arg, Step
+from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, Arg, Step
 from sparseplan.verify.boxes import Matched, Piece, Wanted, boxed, gradient_parts
 from sparseplan.verify.contents import Content
 from sparseplan.verify.facts import Facts
@@ -203,14 +203,34 @@ class Expectations:
 
     def _loss(self, where: str, step: Step) -> tuple[Matched, Matched]:
         facts = self.facts
-        if step.op != facts.options.loss or step.target != "dy":
-            self.findings.add("step", where, f"op={step.op!r}, target={step.target!r} is not loss "
-                              f"{facts.options.loss!r}, 'dy'")  # fmt: skip
-        shape, dtype = facts.target()
-        target = Piece("target", TARGET, bytes_of(math.prod(shape), dtype), Content("target", TARGET))
-        reads = [self._tensor("y", facts.loss_output), Wanted("target", ((shape, None),), dtype, (target,))]
-        found = self._match(where, "reads", step.reads, reads)
-        return found, self._gradients(where, step, "dy", facts.loss_output, "", 0)
+        marks = [(judged.loss.kind, judged.mark) for judged in facts.losses]
+        if (step.op, step.target) not in marks:
+            known = " or ".join(f"{kind!r}, {mark!r}" for kind, mark in marks)
+            self.findings.add("step", where, f"op={step.op!r}, target={step.target!r} is not loss {known}")
+            return [], []
+        number = marks.index((step.op, step.target))
+        judged = facts.losses[number]
+        shape, dtype = facts.target(judged)
+        size = bytes_of(math.prod(shape), dtype)
+        target = Piece("target", judged.target, size, Content("target", judged.target))
+        reads = [self._tensor("y", judged.loss.output), Wanted("target", ((shape, None),), dtype, (target,))]
+        writes = self._gradients(where, step, "dy", judged.loss.output, "", number)
+        return self._match(where, "reads", self._summed(where, step, "dy"), reads), writes
+
+    def _summed(self, where: str, step: Step, tag: str) -> list[Arg]:
+        """The reads of a step without the gradients that it adds to, each of which it must read behind all others."""
+        rest, sums = [a for a in step.reads if a.tag != tag], [a for a in step.reads if a.tag == tag]
+        added = [a for a in step.writes if a.add]
+        for a in sums:
+            if a not in added:
+                self.findings.add("step", where, f"reads a gradient {tag!r} that it does not add to")
+        for a in added:
+            if a not in sums:
+                self.findings.add("step", where, f"adds to {self._names(a.spans)} without reading it")
+        if [*rest, *added] != [*step.reads]:
+            self.findings.add("step", where, f"reads {[a.tag for a in step.reads]}, which should end in the gradients "
+                              "that it adds to, each once, as it writes them")  # fmt: skip
+        return rest
 
     def _aux(self, where: str, step: Step) -> tuple[Matched, Matched]:
         facts, op = self.facts, self.facts.network.op[step.op]
@@ -321,19 +341,8 @@ class Expectations:
             return [], []
         tags = self._needs(where, step, d.needs_for_input(info, slot), ("dy", "dx"))
         reads = [self._dy(op.name), *(self._saved(step, tag, None) for tag in tags)]
-        rest, sums = [a for a in step.reads if a.tag != "dx"], [a for a in step.reads if a.tag == "dx"]
         writes = self._gradients(where, step, "dx", op.inputs[slot], op.name, slot)
-        found = self._match(where, "reads", rest, reads)
-        added = [a for a in step.writes if a.add]
-        for a in sums:
-            if a not in added:
-                self.findings.add("step", where, "reads a gradient 'dx' that it does not add to")
-        for a in added:
-            if a not in sums:
-                self.findings.add("step", where, f"adds to {self._names(a.spans)} without reading it")
-        if [*rest, *added] != [*step.reads]:
-            self.findings.add("step", where, f"reads {[a.tag for a in step.reads]}, which should end in the gradients "
-                              "that it adds to, each once, as it writes them")  # fmt: skip
+        found = self._match(where, "reads", self._summed(where, step, "dx"), reads)
         return found, writes
 
     @staticmethod

@@ -23,9 +23,9 @@ from sparseplan.exporters.c.calls import Call
 from sparseplan.exporters.c.lowering import MOST_FLOAT, Hyper, Lowering
 from sparseplan.exporters.c.storage import encoded
 from sparseplan.exporters.c.text import Argument, Parameter, Program, header, identifier, source
+from sparseplan.objective import TARGET
 from sparseplan.plan import Plan
 from sparseplan.scalars import plain_arguments
-from sparseplan.steps import TARGET
 from sparseplan.verify import verify
 
 __all__ = ["CExport", "export", "generate"]
@@ -177,8 +177,10 @@ def _program(plan: Plan, parameters: Mapping[str, npt.NDArray[Any]], name: str, 
             images.append((level, offset, data))
     used = {"init", "step", "update", "read", "memory", "trace", "lr", "number", "data", "e"}
     arguments = []
-    for tensor in (*network.inputs, TARGET):
-        text = "target" if tensor == TARGET else f"in_{identifier(tensor)}"
+    for tensor in (*network.inputs, *lowering.targets):
+        text = f"in_{identifier(tensor)}"
+        if tensor in lowering.targets:
+            text = "target" if tensor == TARGET else f"target_{identifier(lowering.targets[tensor])}"
         while text.lower() in used:  # macros are in upper case
             text += "_"
         used.add(text.lower())

@@ -17,7 +17,7 @@ from sparseplan.exporters.c.views import Places, Views
 from sparseplan.ops import OpInfo, infos, loss_def, op_def
 from sparseplan.plan import Plan
 from sparseplan.scalars import plain_fields
-from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, TARGET, Arg, Step, TrainingOptions
+from sparseplan.steps import OPTIMIZERS, PACKED_CODES, PACKED_SCALES, Arg, Step, TrainingOptions
 
 #: the families of ops that enter their kernels in LOWER
 FAMILIES = (pointwise, dense, shapes, norms)
@@ -79,6 +79,8 @@ class Lowering:
         self.values = {v.name: v for v in plan.values}
         self.places = Places(self.values, plan.buffers, self.options.batch)
         self.infos: Mapping[str, OpInfo] = infos(plan.network)
+        #: values of training targets, in the order of their losses, with what their losses are called
+        self.targets = {s.target: s.label for s in self.options.loss_steps(plan.network)}
 
     def calls(self) -> list[list[Call]]:
         """Of each step its calls, in order; what arrives from outside is not among them."""
@@ -138,11 +140,16 @@ class Lowering:
     def _loss(self, step: Step) -> Call:
         if step.op not in _LOSSES:
             raise ExportError(f"loss {step.op!r} has no C kernel{near(step.op, _LOSSES)}; train with one of these")
-        attrs = {**loss_def(step.op).defaults, **self.options.loss_attrs}
+        judged = self.options.loss_of(step)
+        if judged is None:
+            raise ExportError(f"step {step.name!r} is loss {step.op!r} with target={step.target!r}, which is none of "
+                              "those that the options name")  # fmt: skip
+        attrs = {**loss_def(step.op).defaults, **judged.attrs}
+        numbers = (judged.weight, *(float(attrs[n]) for n in _LOSSES[step.op]))
         output, target = (self.places.read(step.read(tag)) for tag in ("y", "target"))
         shape = step.read("y").shape[1:]
         writes = tuple(self.places.written(a, shape) for a in step.writes)
-        return Call(f"sp_{step.op}", (output, target), writes, (), tuple(float(attrs[n]) for n in _LOSSES[step.op]))
+        return Call(f"sp_{step.op}", (output, target), writes, (), numbers)
 
     def _move(self, step: Step) -> Call:
         x, y = step.read("x0"), step.write("y")
@@ -175,9 +182,9 @@ class Lowering:
 
     # -- what comes from outside -------------------------------------------------------------------------
     def arrivals(self) -> dict[int, list[Call]]:
-        """By step, before which of them what is copied into the arena: inputs and the target."""
+        """By step, before which of them what is copied into the arena: inputs and targets."""
         found: dict[int, list[Call]] = {}
-        there = [name for name in (*self.plan.network.inputs, TARGET) if name in self.values]
+        there = [name for name in (*self.plan.network.inputs, *self.targets) if name in self.values]
         for k, name in enumerate(there):
             starts = {b.start for b in self.plan.buffers if b.value == name}
             if len(starts) != 1:

@@ -19,7 +19,7 @@ _WIDTH = 116
 
 @dataclass(frozen=True)
 class Argument:
-    """An input or the target, as the step function takes it: floats, or integers."""
+    """An input or a target, as the step function takes it: floats, or integers."""
 
     tensor: str
     name: str
@@ -134,7 +134,8 @@ def _prototypes(p: Program) -> list[tuple[str, str]]:
     taken = ", ".join(a.declaration for a in p.arguments)
     number = ", uint32_t number" if p.numbered else ""
     lr = "" if p.accumulates else f", float lr{number}"
-    about = "One run of the schedule; returns the loss"
+    several = len(p.plan.problem.options.losses) > 1
+    about = "One run of the schedule; returns " + ("the weighted sum of the losses" if several else "the loss")
     about += "." if p.accumulates else " before its updates."
     if not p.accumulates and p.numbered:
         about += " number: of the update, from 1."

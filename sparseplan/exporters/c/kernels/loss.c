@@ -1,4 +1,4 @@
-/* Losses on the network's output; the gradient may take the output's place. */
+/* Losses on outputs, each times its weight, the first of its numbers; the gradient may take the output's place. */
 
 /* Largest |output - target| where there is a label; the number of labels. */
 static float sp_residuals(const sp_args *a, uint32_t *count) {
@@ -25,9 +25,9 @@ static void sp_masked(const sp_args *a, sp_env *e, float bend, uint32_t count, s
     for (b = 0; b < SP_BATCH; b++)
         for (i = 0; i < y->count; i++) {
             float label = sp_get(t, b, i);
-            if (label == label) total += (double)value(sp_get(y, b, i) - label, bend, a->f);
+            if (label == label) total += (double)value(sp_get(y, b, i) - label, bend, a->f + 1);
         }
-    e->loss = count ? (float)(total / count) : 0.0f;
+    if (count) e->loss += a->f[0] * (float)(total / count);
     for (q = 0; q < a->writes; q++) {
         const sp_view *w = &sp_views[a->w[q]];
         SP_EACH_RANGE(w, b, k) {
@@ -35,8 +35,8 @@ static void sp_masked(const sp_args *a, sp_env *e, float bend, uint32_t count, s
             i = sp_range(w, k, &n);
             for (j = 0; j < n; j++) {
                 float label = sp_get(t, b, i + j), d = 0.0f;
-                if (label == label) d = slope(sp_get(y, b, i + j) - label, bend, a->f) / (float)count;
-                sp_put(w, b, i + j, d);
+                if (label == label) d = slope(sp_get(y, b, i + j) - label, bend, a->f + 1) / (float)count;
+                sp_put(w, b, i + j, d * a->f[0]);
             }
         }
     }
@@ -107,7 +107,7 @@ static float sp_s_berhu(float r, float bend, const float *p) {
 /* Where every residual is 0, so is the loss. */
 static void sp_berhu(const sp_args *a, sp_env *e) {
     uint32_t count;
-    float bend = a->f[0] * sp_residuals(a, &count);
+    float bend = a->f[1] * sp_residuals(a, &count);
     sp_masked(a, e, bend, count, sp_v_berhu, sp_s_berhu);
 }
 
@@ -132,10 +132,11 @@ static void sp_cross_entropy(const sp_args *a, sp_env *e) {
                 i = sp_range(w, k, &n);
                 for (j = 0; j < n; j++) {
                     float d = expf(sp_get(y, b, i + j) - most) / total;
-                    sp_put(w, b, i + j, (i + j == chosen ? d - 1.0f : d) / (float)SP_BATCH);
+                    d = (i + j == chosen ? d - 1.0f : d) / (float)SP_BATCH;
+                    sp_put(w, b, i + j, d * a->f[0]);
                 }
             }
         }
     }
-    e->loss = (float)(mean / SP_BATCH);
+    e->loss += a->f[0] * (float)(mean / SP_BATCH);
 }
