@@ -131,10 +131,10 @@ def differences(here: Outcome, there: Outcome, updated: Iterable[str]) -> list[s
     if len(here.losses) != len(there.losses):
         found.append(f"{len(here.losses)} losses and {len(there.losses)}")
     for i, (one, other) in enumerate(zip(here.output_losses, there.output_losses, strict=False)):
-        for label, u in one.items() if len(one) > 1 else ():
-            v = other.get(label, np.nan)
-            if np.float64(u).tobytes() != np.float64(v).tobytes():
-                found.append(f"loss on {label!r} of run {i + 1}: {u!r} and {v!r}")
+        for label in one if len(one) > 1 else ():
+            ours, theirs = one[label], other.get(label, np.nan)
+            if np.float64(ours).tobytes() != np.float64(theirs).tobytes():
+                found.append(f"loss on {label!r} of run {i + 1}: {ours!r} and {theirs!r}")
     for what, u, v in _pairs(here, there, updated):
         if u is None or v is None:
             found.append(f"{what}: {'none' if u is None else 'there'} and {'none' if v is None else 'there'}")

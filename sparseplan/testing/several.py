@@ -28,6 +28,7 @@ def several_outputs(draw: st.DrawFn, network: Network, most: int = 3) -> Network
         if op.output in wanted:
             ops.append(op)
             wanted.update((*op.inputs, *op.params.values()))
+    assume(any(t.role == "input" and t.name in wanted for t in network.tensors))
     tensors = tuple(t for t in network.tensors if t.name in wanted)
     return Network(network.name, tensors, tuple(reversed(ops)), tuple(outputs))
 
