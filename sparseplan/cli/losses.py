@@ -17,7 +17,7 @@ DEFAULT = "l1"
 
 
 def planned_loss(named: Sequence[str] | None, task: Task | None) -> tuple[str | Sequence[str], Mapping[str, Any]]:
-    """Kind and attributes of the loss to plan with: what ``--loss`` names, or that of the task whose data are looked at.
+    """Kind and attributes of the loss to plan with: what ``--loss`` names, or that of the task that is looked at.
 
     Losses that are given by outputs or weights are left as they were written.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from sparseplan.dtypes import bytes_of
 from sparseplan.network import Op
+from sparseplan.objective import LossStep
 from sparseplan.problem import Problem
 from sparseplan.steps import MAIN, OPTIMIZERS
 from sparseplan.units import align_up
@@ -111,13 +112,13 @@ class Plainest:
             known = facts.defs[op.name].aux(facts.infos[op.name])
             for tag in {tag for _, _, tags in self._needs(op) for tag in tags if tag in known}:
                 self._aux(op, tag, step)
-        step = self._begin("loss", "loss", "", "")
-        shape, dtype = facts.target()
-        self._lives.use("(target)", self._padded(bytes_of(math.prod(shape), dtype)), step)
-        self._roots(facts.loss_output, step)
-        for r in facts.roots[facts.loss_output]:
-            if r in facts.needed:
-                self._gradient(r, step)
+        for judged in facts.losses:
+            step = self._begin(judged.name, "loss", "", "")
+            self._lives.use(judged.target, self._size_of_target(judged), step)
+            self._roots(judged.loss.output, step)
+            for r in facts.roots[judged.loss.output]:
+                if r in facts.needed:
+                    self._gradient(r, step)
 
     def _ops(self) -> list[Op]:
         return [op for op in self.facts.network.ops if op.name in self.facts.relevant]
@@ -201,7 +202,8 @@ class Plainest:
         plain = not any(Facts.definition(op).window or Facts.definition(op).stack for op in facts.network.ops)
         if savings & {"order", "stripes"} or not plain or self.options.concat != "split":
             return persistent
-        reads = [{r for t in op.inputs for r in facts.roots[t]} for op in ops] + [set(facts.roots[facts.loss_output])]
+        reads = [{r for t in op.inputs for r in facts.roots[t]} for op in ops]
+        reads += [set(facts.roots[judged.loss.output]) for judged in facts.losses]
         made = {op.output: i for i, op in enumerate(ops)}
         size = {r: facts.bytes_of_root(r) for names in reads for r in names}
         most = 0
@@ -220,7 +222,12 @@ class Plainest:
         op, _, what = step.rpartition(".")
         everything = sum(self.parameter(p) for p in facts.network.parameters) + self.kept()
         ops = facts.network.ops
-        if step == "loss" or not op or op not in facts.position or step.startswith("update "):
+        if (
+            any(step == judged.name for judged in facts.losses)
+            or not op
+            or op not in facts.position
+            or step.startswith("update ")
+        ):
             position = len(ops)
         else:
             position = facts.position[op]
@@ -233,7 +240,7 @@ class Plainest:
             for a in facts.defs[o.name].aux(facts.infos[o.name]).values()
         ) * (1 if forward else 2)  # fmt: skip
         if not forward:
-            everything += sum(map(self._parameter_bytes, self.update)) + self._size_of_target()
+            everything += sum(map(self._parameter_bytes, self.update)) + sum(map(self._size_of_target, facts.losses))
             everything += sum(self._padded(self._gradient_bytes(t)) for t in known)
         return everything
 
@@ -241,8 +248,8 @@ class Plainest:
         size = bytes_of(self.facts.network.tensor[p].elements, self.options.dtype)
         return self._padded(size) if self.options.gradients == "fused" else 0
 
-    def _size_of_target(self) -> int:
-        shape, dtype = self.facts.target()
+    def _size_of_target(self, judged: LossStep) -> int:
+        shape, dtype = self.facts.target(judged)
         return self._padded(bytes_of(math.prod(shape), dtype))
 
     def _bytes(self, t: str) -> int:

@@ -10,7 +10,7 @@ from sparseplan.costs import cycles_within
 from sparseplan.dtypes import bytes_of
 from sparseplan.plan import Infeasibility, Plan
 from sparseplan.problem import Problem
-from sparseplan.steps import MAIN, OPTIMIZERS, TARGET
+from sparseplan.steps import MAIN, OPTIMIZERS
 from sparseplan.units import align_up
 from sparseplan.verify.facts import Facts
 from sparseplan.verify.findings import STATUSES, Findings
@@ -124,7 +124,7 @@ class _Reason:
     def is_base_step(self, name: str) -> bool:
         """The same of a step that is the first of its name."""
         facts = self.plain.facts
-        if name == "loss":
+        if any(name == judged.name for judged in facts.losses):
             return True
         for before in ("update ", "page out ", "page in ", "pack "):
             if name.startswith(before):
@@ -149,8 +149,9 @@ class _Reason:
         """The most that a value of that name can take; None where there is no such value."""
         if name not in self.problem.network.tensor:
             name = re.sub(r"( @L3| codes| scales)$", "", _AGAIN.sub("", name))
-        if name == TARGET:
-            shape, dtype = self.plain.facts.target()
+        judged = next((judged for judged in self.plain.facts.losses if judged.target == name), None)
+        if judged is not None:
+            shape, dtype = self.plain.facts.target(judged)
             return self.padded(bytes_of(math.prod(shape), dtype))
         found = re.fullmatch(r"(?:late )?([^()]+)\((.+)\)", name)
         network, facts, o = self.problem.network, self.plain.facts, self.problem.options
