@@ -109,3 +109,12 @@ def test_updates_of_sums_stay_at_the_end() -> None:
     assert _dependencies(given.steps)[3] == {0, 1, 2}
     moved = reordered(schedule(values, [*steps, replace(update, kind="grad_param")]))
     assert moved.steps[-1].name != "s3"  # any other step would have been moved
+
+
+def test_what_is_overwritten_has_been_read_by_all_others() -> None:
+    values = [value(n, 4) for n in "aby"]
+    steps = [
+        step(0, [], [("a", 0, 4)]), step(1, [("a", 0, 4)], [("b", 0, 4)]),
+        step(2, [("a", 0, 4)], [("y", 0, 4)], (("y", "a"),)), step(3, [("b", 0, 4), ("y", 0, 4)], []),
+    ]  # fmt: skip
+    assert _dependencies(schedule(values, steps).steps) == [set(), {0}, {0, 1}, {1, 2}]
