@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from planted import problem_of
+from savings import with_savings
+
 from sparseplan.autodiff import trace
 from sparseplan.builder import NetworkBuilder
 from sparseplan.network import Network
+from sparseplan.recompute import Savings
 from sparseplan.solve.again import candidates, last_uses, slots
 from sparseplan.steps import TrainingOptions
+from sparseplan.testing.rows import check_rows_with_savings
 from sparseplan.training import TrainingGraph
 
 
@@ -52,3 +57,17 @@ def test_candidates_are_the_runs_that_something_may_want() -> None:
     assert {t for t, _ in fetches} <= {*producers, "image"}
     assert ("image", max(i for i in where if graph.steps[i].name == "in.grad_weight")) in fetches
     assert candidates(graph, (), set())[:2] == ({}, {})
+
+
+def test_of_a_value_that_is_kept_in_part_no_more_counts_where_a_run_is_left_out() -> None:
+    """Backward needs an eighth of a.out and all of s.out, so that s may run again over a.out before the first step
+    behind the loss. It does not: there the eighth counts and no more."""
+    net = NetworkBuilder("kept")
+    a = net.conv(net.input("image", (1, 4, 4)), 32, 1, bias=False, name="a")
+    s = net.op("sigmoid", a, "s")
+    ends = [net.conv(s, 1, 1, bias=False, name="b"), net.conv(a, 1, 1, bias=False, name="c")]
+    network = net.build(net.op("upsample", net.add(ends, name="sum"), "up", scale=2))
+    problem = with_savings(problem_of(network), ("recompute",))
+    picks = {p.op: p.options[0] for p in trace(network, problem.options, problem.choices).picks}
+    for fraction in (0.125, 0.25, 1.0):
+        check_rows_with_savings(problem, {"b.weight": 1.0, "c.weight": fraction}, picks, Savings())

@@ -16,7 +16,7 @@ from sparseplan.autodiff import trace
 from sparseplan.builder import NetworkBuilder
 from sparseplan.device import Device, Level
 from sparseplan.network import Network
-from sparseplan.problem import Problem
+from sparseplan.problem import Pair, Problem
 from sparseplan.recompute import Savings
 from sparseplan.solve.cpsat import Limits, solve
 from sparseplan.solve.select import Decisions, Program
@@ -251,3 +251,19 @@ def test_pages_come_back_from_where_they_went_and_count_both_ways() -> None:
         model.add(fetch == 1)
         model.add(page == out)
         assert solve(model, Limits()).solved == possible
+
+
+def test_the_program_is_worth_what_the_problem_is_with_pairs_of_fractions() -> None:
+    """A pair counts from its own fractions on, at any of the parameters' levels."""
+    fractions = (0.34, 0.67, 1.0)
+    problem = problem_of(chain(), may=("c1.weight", "c2.weight"))
+    problem = replace(problem, choices=dict.fromkeys(problem.choices, fractions),
+                      values={n: {r: 10 * r for r in fractions} for n in problem.choices},
+                      terms=(Pair({"c1.weight": 0.67}, {"c2.weight": 1.0}, 100.0),))  # fmt: skip
+    p = Program(problem, trace(problem.network, problem.options, problem.choices), [])
+    picks = {pick.op: pick.options[0] for pick in p.graph.picks}
+    for one, two in itertools.product((0.0, 0.34, 0.67, 1.0), repeat=2):
+        update = {n: r for n, r in (("c1.weight", one), ("c2.weight", two)) if r}
+        model = fixed(p, Decisions(update, picks))
+        model.maximize(p.value)
+        assert (solve(model, Limits()).objective or 0) / p.scale == pytest.approx(problem.worth(update), abs=1e-5)

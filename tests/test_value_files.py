@@ -128,3 +128,23 @@ def test_nan_is_refused_before_it_is_written() -> None:
         ValueTable("fisher", {"a": {1.0: float("nan")}})
     with pytest.raises(ProblemError, match=r"source 'when'=\[\] must be text"):
         ValueTable("fisher", {}, {"when": []})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5, float("nan"), True])
+def test_fractions_of_tables_are_within_one(fraction: float) -> None:
+    with pytest.raises(ProblemError, match=r"fraction of 'a'=.* must be in \(0, 1\]"):
+        ValueTable("m", {"a": {fraction: 1.0}})
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, float("inf"), float("nan"), True])
+def test_values_of_tables_are_numbers_of_a_size(value: float) -> None:
+    with pytest.raises(ProblemError, match=r"value of 'a' at fraction 1\.0=.* must be a finite number"):
+        ValueTable("m", {"a": {1.0: value}})
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.0])
+def test_every_choice_has_a_value(fraction: float) -> None:
+    p = "decoder0.conv0.weight"
+    ValueTable("m", {p: {0.5: 1.0, 1.0: 2.0}}).check(NET, {p: (0.5, 1.0)})
+    with pytest.raises(ProblemError, match=f"parameter '{p}' has no value for fraction {fraction}"):
+        ValueTable("m", {p: {1.5 - fraction: 1.0}}).check(NET, {p: (fraction,)})

@@ -8,10 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import Fault, change_arg, change_buffer, change_value, check, index_of, piece, planned
+from planted import (
+    Fault,
+    change_arg,
+    change_buffer,
+    change_value,
+    check,
+    index_of,
+    piece,
+    plan_of,
+    planned,
+    problem_of,
+    without_step,
+)
+from savings import with_savings
 
+from sparseplan.builder import NetworkBuilder
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
+from sparseplan.recompute import Savings
 from sparseplan.steps import Span, Step
 from sparseplan.verify import verify
 from sparseplan.verify.contents import Content, LevelBytes
@@ -168,3 +183,30 @@ def test_what_an_op_writes_over_without_leave() -> None:
         return change_buffer(plan, "mid.out", offset=piece(plan, "pool.out").offset)
 
     check(fault, "inplace", "over 'pool.out' in")
+
+
+def test_what_persists_is_in_its_new_version_at_the_end() -> None:
+    check(lambda p: without_step(p, "update head.weight"), "stale", "'head.weight' after 0 updates, not 1")
+
+
+def test_packed_parts_hold_the_channels_that_are_needed() -> None:
+    """A convolution's input is a concat of 2 and 1 channels in 8 bits; the first part alone serves for two thirds."""
+    net = NetworkBuilder("parts")
+    image = net.input("image", (2, 4, 4))
+    parts = [net.conv(image, c, 1, bias=False, name=n) for n, c in (("a", 2), ("b", 1))]
+    network = net.build(net.conv(net.concat(parts, name="cat"), 2, 1, bias=False, name="head"))
+    problem = with_savings(problem_of(network, may=("head.weight",)), ("int8",))
+    problem = replace(problem, choices={"head.weight": (0.67, 1.0)}, values={"head.weight": {0.67: 2.0, 1.0: 3.0}})
+
+    def first_alone(plan: Plan) -> Plan:
+        for tag, shape in (("x0.codes", (1, 2, 4, 4)), ("x0.scales", (1, 2))):
+            arg = next(a for a in plan.steps[index_of(plan, "head.grad_weight")].reads if a.tag == tag)
+            plan = change_arg(plan, "head.grad_weight", tag, spans=arg.spans[:1], shape=shape)
+        return plan
+
+    for fraction, enough in ((0.67, True), (1.0, False)):
+        plan = plan_of(problem, {"head.weight": fraction}, None, Savings(packed=frozenset({"head"})))
+        assert verify(problem, plan) == ()
+        found = [v for v in verify(problem, first_alone(plan)) if v.kind == "saved"]
+        assert bool(found) != enough, found
+        assert all("do not hold the 3 channels of 'cat.out' that it needs" in str(v) for v in found)

@@ -15,7 +15,7 @@ from sparseplan.network import Network, Op, Tensor
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.run.runner import run
-from sparseplan.steps import Box
+from sparseplan.steps import Box, Span
 from sparseplan.stripes import Lowered, Origin, Stripes, even, lower
 from sparseplan.testing.peers import plan_of
 from sparseplan.verify import verify
@@ -205,6 +205,11 @@ PLANTED: dict[str, tuple[Callable[[Plan], Plan], str]] = {
     "boxes that leave a row out": (
         lambda p: change_arg(p, "a@0.forward", "x0", boxes=(Box((0, 2), (0, 5)),)),
         "holds channel 0, row 5 of 'stem.out[0:6]' 0 times, which should be 1",
+    ),
+    "boxes that hold a row twice": (
+        lambda p: change_arg(p, "stem.forward", "x0", boxes=(Box((0, 2), (0, 8)), Box((0, 2), (3, 4))),
+                             spans=(*p.steps[index_of(p, "stem.forward")].reads[0].spans, Span("image", 0, 4))),
+        "holds channel 0, row 3 of 'image' 2 times, which should be 1",
     ),
     "too many boxes": (
         lambda p: change_arg(p, "stem.forward", "x0", boxes=(Box((0, 2), (0, 8)),) * 2),
