@@ -19,6 +19,7 @@ from sparseplan.costs import PlanCosts, plan_costs
 from sparseplan.device import Device, load_device
 from sparseplan.errors import SparseplanError
 from sparseplan.network import Network, Op, Tensor
+from sparseplan.objective import Loss
 from sparseplan.plan import Plan
 from sparseplan.planfile import read_plan, write_plan
 from sparseplan.problem import Problem
@@ -33,6 +34,7 @@ from sparseplan.version import __version__
 __all__ = [
     "Device",
     "Front",
+    "Loss",
     "Network",
     "NetworkBuilder",
     "Op",

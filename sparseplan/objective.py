@@ -182,6 +182,9 @@ def output_named(name: str, network: Network, names: Mapping[str, str]) -> str:
         return name
     if name in names:
         return names[name]
+    places = list(dict.fromkeys(names.values())) or list(network.outputs)
+    if name.isascii() and name.isdigit() and int(name[:9]) < len(places):  # by position, as of --output
+        return places[int(name[:9])]
     known = [*names, *network.outputs]
     hint = near(name, known) or f"; it has {_listed(list(dict.fromkeys(known)))}"
     raise ProblemError(f"loss on {name!r}: network {network.name!r} has no such output{hint}")

@@ -14,7 +14,6 @@ import numpy as np
 from sparseplan.dtypes import bytes_of, numpy_dtype
 from sparseplan.exporters.c import CExport, export
 from sparseplan.plan import Plan
-from sparseplan.steps import TARGET
 
 COMPILER = shutil.which("cc")
 FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off"]
@@ -76,16 +75,21 @@ class Compiled:
         raw = np.frombuffer(ctypes.string_at(gradient, size), numpy_dtype(arg.dtype))
         self.gradients[self.names[parameter]] = raw.astype(np.float32).reshape(arg.shape)
 
-    def step(self, x: Mapping[str, np.ndarray], target: np.ndarray, *more: Any) -> float:
+    def step(self, x: Mapping[str, np.ndarray], target: np.ndarray | Mapping[str, np.ndarray], *more: Any) -> float:
+        """``target``: of the one loss, or of each by its label."""
         there = {v.name: v.dtype for v in self.plan.values}
+        judged = self.plan.problem.options.loss_steps(self.plan.network)
+        targets = {s.target: target[s.label] if isinstance(target, Mapping) else target for s in judged}
         given = []
-        for name in (*self.plan.network.inputs, TARGET):
+        for name in (*self.plan.network.inputs, *targets):
             if name in there:
-                array = target if name == TARGET else x[name]
+                array = targets[name] if name in targets else x[name]
                 given.append(np.ascontiguousarray(array, np.int32 if there[name] == "i32" else np.float32))
         return float(self.library.net_step(*(ctypes.c_void_p(a.ctypes.data) for a in given), *more))
 
-    def train(self, x: Mapping[str, np.ndarray], target: np.ndarray, runs: int, lr: float) -> list[float]:
+    def train(
+        self, x: Mapping[str, np.ndarray], target: np.ndarray | Mapping[str, np.ndarray], runs: int, lr: float
+    ) -> list[float]:
         """As ``run``: the schedule on one batch after the other; accumulated, the updates at the end."""
         options = self.plan.problem.options
         fused, adam = options.gradients == "fused", options.optimizer == "adam"
@@ -94,7 +98,8 @@ class Compiled:
             part = slice(i * options.batch, (i + 1) * options.batch)
             more = [ctypes.c_float(lr)] if fused else []
             more += [ctypes.c_uint32(i + 1)] if fused and adam else []
-            losses.append(self.step({n: a[part] for n, a in x.items()}, target[part], *more))
+            labels = {n: a[part] for n, a in target.items()} if isinstance(target, Mapping) else target[part]
+            losses.append(self.step({n: a[part] for n, a in x.items()}, labels, *more))
         if not fused:
             self.library.net_update(ctypes.c_float(lr), ctypes.c_uint32(runs), *([ctypes.c_uint32(1)] if adam else []))
         return losses

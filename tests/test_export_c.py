@@ -37,7 +37,7 @@ from sparseplan.planfile import write_plan
 from sparseplan.quantise import quantised
 from sparseplan.recompute import Savings
 from sparseplan.run import Optimizer, run
-from sparseplan.run.runner import random_data
+from sparseplan.run.runner import random_data, random_samples
 from sparseplan.steps import OPTIMIZERS, UpdateSet
 from sparseplan.stripes import Stripes, lower
 from sparseplan.zoo import dscnn, resnet8, upydnet
@@ -53,7 +53,7 @@ def check(plan: Plan, folder: Path, samples: int = 1, seed: int = 1, lr: float =
     """Run the plan in Python and in C on the same data and compare all that comes out."""
     options = plan.problem.options
     parameters = given.get("parameters") or init_parameters(plan.network, seed)
-    x, target = given.get("data") or random_data(plan.network, options.loss, samples * options.batch, seed)
+    x, target = given.get("data") or random_samples(plan.network, options, samples * options.batch, seed)
     expected = run(plan, parameters, x, target, samples=samples, optimizer=Optimizer(options.optimizer, lr=lr),
                    guard_bytes=0, compare=False)  # fmt: skip
     compiled = Compiled(plan, parameters, folder, given.get("optimise", "-O0"))

@@ -180,10 +180,21 @@ def run_plan(args: argparse.Namespace) -> int:
     lines = [
         f"executed {result.steps} steps in the planned bytes; parameters: {origin}",
         table(("level", "claimed B", "touched up to B", "distinct B written"), rows, [False] + [True] * 3),
+        *_losses(plan, result),
         *_outcome(result),
     ]
     show(args, result.to_json(), "\n".join(lines))
     return 0 if result.passed else 1
+
+
+def _losses(plan: Plan, result: RunReport) -> list[str]:
+    """Of the last run, each of several losses and their weighted sum."""
+    losses = plan.problem.options.losses
+    if not losses:
+        return []
+    parts = zip(losses, result.output_losses[-1].items(), strict=True)
+    shown = ", ".join(f"{label} {value:.6g} (weight {x.weight:g})" for x, (label, value) in parts)
+    return [f"loss {result.loss:.6g}: {shown}"]
 
 
 def _outcome(result: RunReport) -> list[str]:

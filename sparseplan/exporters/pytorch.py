@@ -6,14 +6,15 @@ PyTorch is imported when a module is at hand, never by this file itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparseplan import atomic
 from sparseplan.errors import ExportError, MissingExtraError, PlanError
 from sparseplan.network import Network
-from sparseplan.ops import infos, op_def
+from sparseplan.ops import infos, loss_def, op_def
 from sparseplan.plan import Plan
 from sparseplan.version import __version__
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: parameter, shape, axis, kept entries, layout: see ``torchruntime``
 Row = tuple[str, tuple[int, ...], int | None, int | None, tuple[int, ...] | None]
+#: label, output, kind, weight, attributes: see ``torchlosses``
+LossRow = tuple[str, str, str, float, dict[str, Any]]
 
 
 def table(plan: Plan, layouts: Mapping[str, Sequence[int]] | None = None) -> tuple[Row, ...]:
@@ -62,6 +65,30 @@ def table(plan: Plan, layouts: Mapping[str, Sequence[int]] | None = None) -> tup
     return tuple(rows)
 
 
+def loss_rows(plan: Plan) -> tuple[LossRow, ...]:
+    """The losses that the plan minimises the weighted sum of, each with all its attributes."""
+    steps = plan.problem.options.loss_steps(plan.problem.network)
+    return tuple(
+        (s.label, s.loss.output, s.loss.kind, s.loss.weight, {**loss_def(s.loss.kind).defaults, **s.loss.attrs})
+        for s in steps
+    )
+
+
+def loss_of(plan: Plan) -> Callable[[Any, Any], Any]:
+    """What the plan minimises, as a function of outputs and targets that PyTorch differentiates.
+
+    Both are mappings, sequences or the one tensor: see ``torchlosses.total_loss``.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+    """
+    try:
+        from sparseplan.exporters.torchlosses import total_loss
+    except ImportError as error:
+        raise MissingExtraError(f"PyTorch cannot be imported ({error}); install sparseplan[torch]") from None
+    return partial(total_loss, loss_rows(plan))
+
+
 def apply(plan: Plan, module: Module, *, layouts: Mapping[str, Sequence[int]] | None = None) -> Handle:
     """Make a plain training loop over ``module`` follow the plan, in place, until ``handle.remove()``.
 
@@ -93,6 +120,8 @@ def apply(plan: Plan, module: Module, *, layouts: Mapping[str, Sequence[int]] | 
 def export(plan: Plan, path: str | os.PathLike[str], *, layouts: Mapping[str, Sequence[int]] | None = None) -> None:
     """Write a Python file that needs PyTorch alone: the table, and ``apply(module)``, which does as ``apply`` here.
 
+    A plan with losses by outputs has them in the file too: ``objective(outputs, targets)``, as ``loss_of`` here.
+
     Args:
         layouts: as of ``apply``.
 
@@ -110,6 +139,12 @@ def export(plan: Plan, path: str | os.PathLike[str], *, layouts: Mapping[str, Se
     )
     text.append("TABLE = (\n" + "".join(f"    {row!r},\n" for row in rows) + ")\n\n\n")
     text.append(_APPLY)
+    if plan.problem.options.losses:
+        losses = Path(__file__).with_name("torchlosses.py").read_text(encoding="utf-8")
+        _, _, code = losses.partition("import torch\n")
+        rows_ = "".join(f"    {row!r},\n" for row in loss_rows(plan))
+        text.append(f"{code}\n\n#: (label, output, kind, weight, attributes): their weighted sum is minimised\n"
+                    f"LOSSES = (\n{rows_})\n\n\n{_OBJECTIVE}")  # fmt: skip
     atomic.write_text(path, "".join(text))
 
 
@@ -119,6 +154,12 @@ _APPLY = '''def apply(module: Any) -> Handle:
     Raises MismatchError where the module lacks a parameter or has it with another shape.
     """
     return follow(TABLE, module)
+'''
+
+
+_OBJECTIVE = '''def objective(outputs: Any, targets: Any) -> Any:
+    """The weighted sum of the losses that the plan is for; see ``total_loss``."""
+    return total_loss(LOSSES, outputs, targets)
 '''
 
 

@@ -73,6 +73,8 @@ def describe(plan: Plan) -> str:
         f"{plan.problem.network.name} on {d.title or d.name}: {o.dtype}, batch {o.batch}, {o.optimizer}, "
         f"{o.gradients} gradients, frozen parameters in {o.frozen}"
     ]
+    if o.losses or len(plan.network.outputs) > 1:
+        lines.append(_losses(plan))
     if plan.reason is not None:
         return "\n".join([*lines, "INFEASIBLE", plan.reason.message])
     if not plan.feasible:
@@ -87,6 +89,18 @@ def describe(plan: Plan) -> str:
         lines += ["", told]
     saved = saving_text(plan)
     return "\n".join([*lines, "", saved] if saved else lines)
+
+
+def _losses(plan: Plan) -> str:
+    """Which losses are on which outputs, and which outputs have none."""
+    o, network = plan.problem.options, plan.problem.network
+    text = f"loss: {o.loss} on {network.outputs[0]!r}"
+    if o.losses:
+        text = "loss: " + " + ".join(f"{x.weight:g} {x.kind} on {x.output!r}" for x in o.losses)
+    apart = [t for t in network.outputs if t not in o.loss_outputs(network)]
+    if not apart:
+        return text
+    return f"{text}; none on {', '.join(map(repr, apart[:4]))}{f' and {len(apart) - 4} more' if apart[4:] else ''}"
 
 
 def _levels(plan: Plan) -> str:
@@ -202,6 +216,10 @@ def summary(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "steps": len(plan.steps),
         "network": plan.problem.network.name,
+        "losses": [
+            {"output": s.loss.output, "kind": s.loss.kind, "weight": s.loss.weight}
+            for s in plan.problem.options.loss_steps(plan.problem.network)
+        ],
         "device": device.name,
         "reason": None
         if plan.reason is None
