@@ -15,7 +15,7 @@ INTERRUPTED = "sparseplan: interrupted; nothing was half written, finished runs 
 def is_command() -> bool:
     """Whether this process was started as the command line, rather than by a program that imports the package."""
     started: list[str] = list(sys.orig_argv)
-    if sys.argv and sys.argv[0] == "-m" and "-m" in started:
+    if sys.argv and os.path.basename(sys.argv[0]) in ("-m", "__main__.py") and "-m" in started:
         return started[started.index("-m") + 1].split(".")[0] == "sparseplan"
     return bool(sys.argv) and os.path.basename(sys.argv[0]).split(".")[0] == "sparseplan"
 

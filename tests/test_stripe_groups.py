@@ -122,7 +122,7 @@ def test_groups_save_a_tensor_that_stays_inside() -> None:
     b = net.relu(a, name="b")
     c = net.conv(b, 2, 3, padding=1, name="c")
     network = net.build(net.op("softmax", net.add([b, c], name="sum"), "soft", axis=0))
-    search = _Search(network)
+    search = _Search(network, network.outputs)
     assert search.saves(("a", "b"))
     assert not search.saves(("a",))
     assert not search.saves(("b",))
@@ -138,7 +138,7 @@ def test_parts_are_convex() -> None:
     soft = net.op("softmax", b, "soft", axis=1)  # mixes rows
     c = net.conv(soft, 2, 3, padding=1, name="c")
     network = net.build(net.conv(net.add([c, a], name="sum"), 2, 1, name="d"))
-    search = _Search(network)
+    search = _Search(network, network.outputs)
     parts = search.parts({"a", "b", "c", "sum", "d"})
     assert parts == [{"a", "b"}, {"c", "sum", "d"}]
     assert search.parts({"a", "b", "d"}) == [{"a", "b"}, {"d"}]

@@ -47,6 +47,9 @@ def interruptible(work: Callable[[], int], program: bool) -> int:
     try:
         if program:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            # joblib's keeper of shared memory cleans up after killed workers: that it had to is no news to the user
+            quiet = [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"]
+            os.environ["PYTHONWARNINGS"] = ",".join(filter(None, quiet))
         thread.start()
         while not done.wait(60):
             pass
