@@ -191,9 +191,9 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest
         (good, tmp_path / "file" / "sub", (), r"cannot make folder '.*sub': Not a directory"),
         (good, "", (), r"''"),
         (good, tmp_path / "taken", ("--name", "net"), r"cannot write '.*net.c': it is a folder"),
-        (good, out, ("--name", "2x"), r"name='2x' is no C identifier"),
+        (good, out, ("--name", "2x"), r"--name 2x is no C identifier"),
         (good, out, ("--name", "math"), r"math.h would hide <math.h>"),
-        (good, out, ("--lr", "nan"), r"lr=nan must be a number"),
+        (good, out, ("--lr", "nan"), r"--lr nan must be a number"),
         (good, out, ("--weights", str(files["w.npz"])), r"w.npz.*'other.weight' is unknown"),
         (good, out, ("--weights", str(files["nan.npz"])), r"nan.npz.*'last.bias' holds nan at \(0,\)"),
         (good, out, ("--weights", str(tmp_path / "none.npz")), r"none.npz.* cannot be read"),
@@ -202,7 +202,8 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest
     before = sorted(tmp_path.rglob("*"))
     for path, folder, more, text in cases:
         capsys.readouterr()
-        assert exported(path, folder, *more) == 2, text
+        weights = () if "--weights" in more else ("--weights", "random")
+        assert exported(path, folder, *weights, *more) == 2, text
         shown = capsys.readouterr()
         assert shown.out == ""
         assert len(shown.err.strip().splitlines()) == 1, shown.err
