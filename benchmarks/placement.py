@@ -22,7 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.place import Group, Rect, lower_bound, place, place_min
+from sparseplan.solve.place import lower_bound, place, place_min
+from sparseplan.solve.rects import Group, Rect
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from sparseplan.solve.place import Group, Rect
+from sparseplan.solve.rects import Group, Rect
 
 
 def collide(a: Rect, b: Rect) -> bool:

@@ -13,7 +13,7 @@ from sparseplan.network import Network
 from sparseplan.solve import whynot
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.pipeline import Candidate, Effort, Pipeline
-from sparseplan.solve.place import Placement
+from sparseplan.solve.rects import Placement
 from sparseplan.solve.search import solve
 from sparseplan.solve.select import Decisions, Selection
 from sparseplan.testing.peers import greedy

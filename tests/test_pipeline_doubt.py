@@ -15,7 +15,7 @@ from sparseplan.network import Network
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.solve.pipeline import Candidate, Pipeline
-from sparseplan.solve.place import Placement
+from sparseplan.solve.rects import Placement
 from sparseplan.solve.select import Decisions
 from sparseplan.verify import verify
 

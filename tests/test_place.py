@@ -14,7 +14,8 @@ from placing import faults
 from sparseplan.errors import ProblemError
 from sparseplan.solve.cpsat import Limits
 from sparseplan.solve.firstfit import widest_hole
-from sparseplan.solve.place import Group, Rect, _Task, lower_bound, place, place_min
+from sparseplan.solve.place import _Task, lower_bound, place, place_min
+from sparseplan.solve.rects import Group, Rect
 
 
 def plain(*rows: tuple[int, int, int]) -> list[Group]:

@@ -11,7 +11,8 @@ from placing import faults, fits, group_lists
 from sparseplan.solve.cpsat import Clock, Limits
 from sparseplan.solve.exactfit import decide
 from sparseplan.solve.firstfit import FAR, Rivals, fit, orders
-from sparseplan.solve.place import Group, Rect, _Task, lower_bound, place, place_min
+from sparseplan.solve.place import _Task, lower_bound, place, place_min
+from sparseplan.solve.rects import Group, Rect
 
 
 @given(group_lists())

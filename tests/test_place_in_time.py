@@ -14,7 +14,8 @@ from sparseplan.solve import firstfit
 from sparseplan.solve.clock import Limits
 from sparseplan.solve.firstfit import FAR, Rivals, fit, orders, pairs
 from sparseplan.solve.manyfit import Crowd
-from sparseplan.solve.place import Group, Rect, _Task, place, place_min
+from sparseplan.solve.place import _Task, place, place_min
+from sparseplan.solve.rects import Group, Rect
 
 
 def crowd(count: int, seed: int) -> list[Group]:

@@ -13,7 +13,8 @@ from ortools.sat.python import cp_model
 from sparseplan.autodiff import trace
 from sparseplan.builder import NetworkBuilder
 from sparseplan.solve.cpsat import Limits, solve
-from sparseplan.solve.rows import Literals, Row, frozen_row, undominated
+from sparseplan.solve.literals import Literals, Row
+from sparseplan.solve.rows import frozen_row, undominated
 from sparseplan.steps import TrainingOptions
 
 

@@ -25,8 +25,8 @@ from sparseplan.errors import DeviceError, ProblemError
 from sparseplan.liveness import analyse
 from sparseplan.problem import Problem
 from sparseplan.recompute import Savings, apply
+from sparseplan.solve.buffers import groups_of
 from sparseplan.solve.cpsat import Limits, solve
-from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.search import solve as solve_striped
 from sparseplan.solve.select import Program

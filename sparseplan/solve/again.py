@@ -21,7 +21,7 @@ from sparseplan.stripes import Origin
 from sparseplan.training import ALWAYS, MaybeStep, TrainingGraph
 
 if TYPE_CHECKING:
-    from sparseplan.solve.rows import Literals
+    from sparseplan.solve.literals import Literals
 
 #: candidates that are counted one by one
 COUNTED = 200_000

@@ -10,7 +10,7 @@ leave the bound as it is; those merely not placed stay in the bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from sparseplan.autodiff import trace
@@ -18,16 +18,17 @@ from sparseplan.costs import step_costs
 from sparseplan.errors import InternalError
 from sparseplan.liveness import Memory, analyse
 from sparseplan.ordering import reordered
-from sparseplan.plan import Infeasibility, PlacedBuffer, Plan, PlannedTile
+from sparseplan.plan import Infeasibility, Plan, PlannedTile
 from sparseplan.problem import Problem
 from sparseplan.recompute import apply
 from sparseplan.solve import whynot
-from sparseplan.solve.again import INT8, PAGE, RECOMPUTE, STREAM, Alike, Size, size_of
+from sparseplan.solve.again import Alike, Size, size_of
+from sparseplan.solve.buffers import groups_of, placed_above, placed_buffers
 from sparseplan.solve.clock import Clock, Limits, OutOfTime
 from sparseplan.solve.early import Early, rank
+from sparseplan.solve.fallback import LEAST_SECONDS, fallback, unsearched
 from sparseplan.solve.fewer import fewer_macs
-from sparseplan.solve.greedy import greedy
-from sparseplan.solve.place import Group, Placement, Rect, place_min
+from sparseplan.solve.rects import Placement
 from sparseplan.solve.select import TIES, Decisions, Program, Selection
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, Schedule, UpdateSet
@@ -71,10 +72,6 @@ class Effort:
     placing: float = 2.0
 
 
-#: savings that make the 0/1 program larger
-PROGRAMMED = frozenset((RECOMPUTE, PAGE, STREAM, INT8))
-#: groups from which on those that are always there are stacked first
-STACKED = 600
 #: literals of reruns beyond which it is first tried without the 0/1 program
 MANY = 5000
 #: terms of the program's rows beyond which it takes too much memory; without literals of savings they take less
@@ -85,12 +82,9 @@ TERM_SECONDS, BUILDING = 4e-6, 0.5
 SOON = 0.1
 #: shares of the remaining time for what is found before the program, and where none is built
 BEFORE, ALONE = 0.3, 0.75
-#: shares of the remaining time, and seconds that every stage gets even when late
+#: shares of the remaining time
 SELECTING = 0.6
 PLACING = 0.25
-LEAST_SECONDS = 1.0
-#: parts of the budget that are left free for placing where a search has failed
-ROOM = (64, 8)
 #: placements whose orders are tried first for the next one
 REMEMBERED = 12
 
@@ -238,7 +232,7 @@ class Pipeline:
                 continue
             if selection.decisions is None:
                 if selection.status == "INFEASIBLE":  # nothing (better) is left
-                    if best is None and "order" in problem.savings and (found := self.fallback()) is not None:
+                    if best is None and "order" in problem.savings and (found := fallback(self)) is not None:
                         return self.answer(found, problem.most_worth())  # in another order it fits
                     if best is None and self.early is not None:  # the program knows fewer ways
                         return self.answer(self.early, problem.most_worth())
@@ -276,13 +270,13 @@ class Pipeline:
             if self.clock.passed():
                 break
         # cut short: what the relaxation proves still holds
-        return self.answer(best or self.early or self.fallback(), max(doubt, program.best_bound))
+        return self.answer(best or self.early or fallback(self), max(doubt, program.best_bound))
 
     def without_program(self) -> Plan:
         """The answer where the program is too large for the time or the memory: of value, but with a distant bound."""
         found = self.early
         if found is None or found.objective < self.problem.most_worth():
-            found = self.better(self.fallback())
+            found = self.better(fallback(self))
         return self.answer(found, self.problem.most_worth())
 
     def no_worse(self, selection: Selection, margin: int, above: float | None) -> Selection:
@@ -291,7 +285,7 @@ class Pipeline:
         if self.early is not None and margin == 0:
             decisions: Decisions | None = self.early.candidate.decisions
         else:
-            decisions = self.unsearched(None if capacity is None else capacity - margin)
+            decisions = unsearched(self, None if capacity is None else capacity - margin)
         if decisions is None:
             return selection
         known = [self.worth(selection.decisions)] if selection.decisions is not None else []
@@ -301,35 +295,6 @@ class Pipeline:
         self.tried.append(decisions)
         bound = min(selection.bound, self.program.best_bound)
         return replace(selection, status="FEASIBLE", decisions=decisions, bound=bound, ties={})
-
-    def unsearched(self, live: int | None) -> Decisions | None:
-        """Good decisions that take next to no search, of live bytes within ``live``; None where the least take more."""
-        seconds = self.limits.seconds
-        clock = self.clock.part(None if seconds is None else max(PLACING * seconds, LEAST_SECONDS))
-
-        def fits(update: Mapping[str, float]) -> bool:
-            return not clock.late() and self.allowed(Decisions(update, {}), live)
-
-        update = greedy(self.problem, fits)
-        quick = None if update is None else Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
-        known = [d for d in (quick, self.without_savings(live)) if d is not None]
-        return max(known, key=self.worth, default=None)
-
-    def without_savings(self, live: int | None) -> Decisions | None:
-        """The best decisions that save nothing: a far smaller program, whose answers are answers to this one."""
-        if not set(self.problem.savings) & PROGRAMMED:
-            return None
-        if self.plain is None:
-            if not self.affordable(()):
-                return None
-            try:
-                self.plain = self.built(replace(self.problem, savings=()), self.clock.check)
-            except OutOfTime:
-                return None
-        self.plain.ask(replace(self.problem, savings=()))
-        capacity = self.problem.capacity(MAIN)
-        margin = 0 if capacity is None or live is None else capacity - live
-        return self.plain.select(self.part(PLACING), margin, None, ("macs",)).decisions
 
     def improved(self, selection: Selection, margin: int) -> Selection:
         """The selection, with fewer MACs where these are not proven least and a search for them finds some."""
@@ -392,42 +357,9 @@ class Pipeline:
         """Of each level."""
         return {v.name: v.alignment for v in self.problem.device.levels}
 
-    def obliged(self) -> Found | None:
-        """What has to be updated and nothing else, with ops run again where that is needed to fit."""
-        capacity = self.problem.capacity(MAIN)
-        decisions = Decisions(self.problem.least_update(), {})
-        if capacity is None or RECOMPUTE not in self.problem.savings or self.lowered.groups:
-            return None
-        self.progress("looking for what fits with ops run again")
-        decisions = fewer_macs(self.graph, decisions, capacity, self.part(PLACING))
-        found = self.placed(decisions) if self.allowed(decisions) else None
-        return found if isinstance(found, Found) else None
-
-    def fallback(self) -> Found | None:
-        """Some plan, where the search for the best ones found none that can be placed.
-
-        First what takes no search, with some room for placing; then what has to be updated and nothing else; then
-        the decisions of least peak.
-        """
-        capacity = self.problem.capacity(MAIN)
-        least = Decisions(self.problem.least_update(), {})
-        for way in (*ROOM, "obliged", "least", "cheapest"):
-            if self.early is not None and self.clock.late():
-                return self.early
-            decisions: Decisions | None = None
-            if isinstance(way, int):
-                decisions = None if capacity is None else self.unsearched(capacity - capacity // way)
-            elif way == "obliged":
-                if (found := self.obliged()) is not None:
-                    return found
-            elif way == "least":
-                decisions = least if self.allowed(least) else None
-            elif self._program is not None:
-                _, decisions, _ = self._program.cheapest(self.part(1.0), remaining=True)
-            placed = None if decisions is None else self.placed(decisions)
-            if isinstance(placed, Found):
-                return replace(placed, selection=replace(placed.selection, ties={}))
-        return None
+    def cheapest(self) -> Decisions | None:
+        """The decisions of least peak, where the program is there to tell."""
+        return None if self._program is None else self._program.cheapest(self.part(1.0), remaining=True)[1]
 
     def allowed(self, decisions: Decisions, live: int | None = None) -> bool:
         """Whether decisions keep every budget but that of main memory, where live bytes are to be within ``live``."""
@@ -509,63 +441,4 @@ class Pipeline:
                     solve_seconds=seconds)  # fmt: skip
 
 
-def groups_of(memory: Memory, level: str = MAIN) -> list[Group]:
-    """Rigid groups of a level's buffers, for placing."""
-    rects: dict[int, list[Rect]] = {}
-    names: dict[int, str] = {}
-    for b in memory.buffers:
-        if b.level == level:
-            rects.setdefault(b.group, []).append(Rect(b.offset, b.bytes, b.start, b.stop))
-            names.setdefault(b.group, b.value)
-    return [Group(names[g], tuple(items)) for g, items in rects.items()]
-
-
-def placed_above(
-    groups: Sequence[Group], steps: int, alignment: int, limits: Limits, capacity: int | None,
-    like: Sequence[Mapping[str, int]],
-) -> tuple[Placement, int]:  # fmt: skip
-    """``place_min``; of many groups, those that are there all along are stacked at the bottom first.
-
-    Nothing is lost by that, and each live set that is looked at has so many fewer groups.
-    """
-    always = [i for i, g in enumerate(groups) if len(g.rects) == 1 and g.rects[0].stop - g.rects[0].start == steps]
-    if len(groups) < STACKED or len(always) == len(groups):
-        return place_min(groups, alignment, limits, capacity, like)
-    offsets = dict[int, int]()
-    floor = 0
-    for i in always:
-        offsets[i] = floor - groups[i].rects[0].offset
-        floor += align_up(groups[i].rects[0].bytes, alignment)
-    rest = [i for i in range(len(groups)) if i not in offsets]
-    room = None if capacity is None else capacity - floor
-    if room is not None and room < 0:
-        return Placement("IMPOSSIBLE", (), 0, "live bytes", 0.0), floor
-    found, bound = place_min([groups[i] for i in rest], alignment, limits, room, like)
-    if found.status == "PLACED":
-        offsets |= {i: floor + at for i, at in zip(rest, found.offsets, strict=True)}
-        found = replace(found, offsets=tuple(offsets[i] for i in range(len(groups))), peak=floor + found.peak)
-    return found, floor + bound
-
-
-def placed_buffers(
-    memory: Memory, placement: Placement, alignments: Mapping[str, int]
-) -> tuple[tuple[PlacedBuffer, ...], dict[str, int]]:
-    """Absolute offsets of all buffers, and the arena of each level.
-
-    Only main memory needs a search; other levels hold constants, one after the other.
-    """
-    numbers = list(dict.fromkeys(b.group for b in memory.buffers if b.level == MAIN))
-    base = dict(zip(numbers, placement.offsets, strict=True))
-    buffers: list[PlacedBuffer] = []
-    peaks = {MAIN: 0}
-    for b in memory.buffers:
-        if b.level == MAIN:
-            offset = base[b.group] + b.offset
-        else:
-            offset = align_up(peaks.get(b.level, 0), alignments.get(b.level, 1))
-        buffers.append(PlacedBuffer(b.value, b.lo, b.bytes, b.start, b.stop, b.level, offset))
-        peaks[b.level] = max(peaks.get(b.level, 0), offset + b.bytes)
-    return tuple(buffers), peaks
-
-
-__all__ = ["PlannedTile", "groups_of", "placed_buffers", "solve"]
+__all__ = ["PlannedTile", "solve"]

@@ -25,6 +25,7 @@ from sparseplan.errors import InternalError, ProblemError
 from sparseplan.solve.clock import Clock, Limits, OutOfTime
 from sparseplan.solve.exactfit import PlacementStatus, decide
 from sparseplan.solve.firstfit import Block, Ints, Rivals, attempts, sections, widest_hole
+from sparseplan.solve.rects import HUGE, Group, Placement
 from sparseplan.units import align_up
 
 Bools = npt.NDArray[np.bool_]
@@ -37,72 +38,6 @@ MANY = 2000
 _BOUNDING = 0.1
 # Divides between small and large groups that are tried.
 _DIVIDES = 16
-# No size or step may reach this, nor all sizes together, so that 64 bits hold every sum.
-_HUGE = 2**48
-
-
-@dataclass(frozen=True, slots=True)
-class Rect:
-    """Bytes that are live over an interval of steps.
-
-    Attributes:
-        offset: bytes above the base of its group, >= 0, a multiple of the alignment.
-        bytes: > 0.
-        start: first step at which it is live, >= 0.
-        stop: first step at which it no longer is.
-    """
-
-    offset: int
-    bytes: int
-    start: int
-    stop: int
-
-    def __post_init__(self) -> None:
-        for name, least in (("offset", 0), ("bytes", 1), ("start", 0), ("stop", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _HUGE:
-                raise ProblemError(f"rectangle {name}={value!r}: give an integer in [{least}, {_HUGE})")
-        if self.stop <= self.start:
-            raise ProblemError(f"rectangle start={self.start}, stop={self.stop}: it is never live; leave it out")
-
-    def meets(self, other: Rect) -> bool:
-        """Whether both are live at some step."""
-        return self.start < other.stop and other.start < self.stop
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rectangles placed as one, at fixed relative offsets; no two overlap in both steps and bytes."""
-
-    name: str
-    rects: tuple[Rect, ...]
-
-    def __post_init__(self) -> None:
-        if not self.rects:
-            raise ProblemError(f"group {self.name!r} has no rectangle; leave it out")
-        for a, b in itertools.combinations(self.rects, 2):
-            if a.meets(b) and a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes:
-                raise ProblemError(f"group {self.name!r}: {a} and {b} overlap in steps and bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where each group lies.
-
-    Attributes:
-        status: IMPOSSIBLE is proven; UNKNOWN means that the limits ran out.
-        offsets: base of each group in bytes, in the order given; empty unless PLACED. A base is negative only where
-            no rectangle of the group has offset 0.
-        peak: bytes from 0 to the top of the highest rectangle; 0 unless PLACED.
-        method: what decided it.
-        seconds: wall-clock seconds it took.
-    """
-
-    status: PlacementStatus
-    offsets: tuple[int, ...]
-    peak: int
-    method: str
-    seconds: float
 
 
 def lower_bound(groups: Sequence[Group], alignment: int = 1) -> int:
@@ -172,7 +107,7 @@ def place_min(
     bound = task.attainable(task.bound)
     if capacity is not None and bound > capacity:
         return Placement("IMPOSSIBLE", (), 0, "live bytes", clock.elapsed()), bound
-    best = task.quick(clock, [[known.get(g.name, _HUGE) for g in groups] for known in like])
+    best = task.quick(clock, [[known.get(g.name, HUGE) for g in groups] for known in like])
     ceiling = best.peak if capacity is None else min(best.peak, capacity + 1)
     rounds = range(2)
     if capacity is not None and bound < capacity < best.peak:
@@ -249,8 +184,8 @@ class _Task:
                 rows.append((g, r.offset - lowest[g], align_up(r.bytes, alignment), r.start, r.stop))
         rows = _joined(rows)
         total = sum(max(align_up(r.offset + r.bytes, alignment) for r in g.rects) for g in groups)
-        if total >= _HUGE:
-            raise ProblemError(f"groups take {total} bytes side by side at alignment={alignment}; {_HUGE} is too many")
+        if total >= HUGE:
+            raise ProblemError(f"groups take {total} bytes side by side at alignment={alignment}; {HUGE} is too many")
         unit = math.gcd(*(value for row in rows for value in row[1:3]))
         table = np.array(rows, dtype=np.int64).T
         block = Block(table[0], table[1] // unit, table[2] // unit, table[3], table[4], len(groups))

@@ -20,17 +20,8 @@ from sparseplan.recompute import NO_SAVINGS, Savings
 from sparseplan.solve import timing
 from sparseplan.solve.again import Again, Alike, candidates, movable, named, packable_steps, used_at_once
 from sparseplan.solve.cpsat import Clock, Limits, Outcome, Sense, solve, solve_in_order
-from sparseplan.solve.rows import (
-    Literal,
-    Literals,
-    Row,
-    budget_rows,
-    frozen_row,
-    macs_terms,
-    total,
-    traffic_terms,
-    undominated,
-)
+from sparseplan.solve.literals import Literal, Literals, Row
+from sparseplan.solve.rows import budget_rows, frozen_row, macs_terms, total, traffic_terms, undominated
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, PAGE_LEVEL
 from sparseplan.training import TrainingGraph

@@ -17,7 +17,7 @@ from sparseplan.device import Device
 from sparseplan.errors import DeviceError
 from sparseplan.recompute import packable, packed_args, paged_name
 from sparseplan.solve.again import Again
-from sparseplan.solve.rows import Literal, Literals, Row
+from sparseplan.solve.literals import Literal, Literals, Row
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import MAIN, PAGE_LEVEL, Arg, Span, Step
 from sparseplan.training import ALWAYS, NEVER, MaybeStep, TrainingGraph, holds, restrict_args

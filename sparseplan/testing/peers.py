@@ -21,7 +21,7 @@ from sparseplan.ops import infos
 from sparseplan.plan import PlacedBuffer, Plan
 from sparseplan.problem import Problem
 from sparseplan.recompute import NO_SAVINGS, Savings, apply
-from sparseplan.solve.pipeline import groups_of
+from sparseplan.solve.buffers import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.tiling import Tiling
 from sparseplan.steps import (

@@ -11,7 +11,7 @@ from sparseplan.liveness import analyse
 from sparseplan.problem import Problem
 from sparseplan.recompute import Savings, apply
 from sparseplan.solve.cpsat import Limits, solve
-from sparseplan.solve.rows import Row
+from sparseplan.solve.literals import Row
 from sparseplan.solve.select import Program
 from sparseplan.steps import MAIN, Schedule, Step, UpdateSet
 from sparseplan.testing.theorems import describe, require

@@ -16,8 +16,8 @@ from sparseplan import sweep
 from sparseplan.errors import ProblemError
 from sparseplan.ops import infos, op_def
 from sparseplan.problem import Problem
+from sparseplan.solve.buffers import groups_of
 from sparseplan.solve.front import bounded
-from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place_min
 from sparseplan.solve.search import solve
 from sparseplan.solve.tile import smallest_tile_bytes

@@ -20,7 +20,8 @@ import sparseplan.testing.peers
 from sparseplan.errors import ProblemError
 from sparseplan.problem import Problem
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.place import Group, Placement, place_min
+from sparseplan.solve.place import place_min
+from sparseplan.solve.rects import Group, Placement
 from sparseplan.testing import check_exact_equals_brute_force, check_fewest_bytes, problems
 from sparseplan.testing.theorems import solved
 

@@ -23,8 +23,8 @@ from sparseplan.plan import Plan
 from sparseplan.problem import Problem
 from sparseplan.recompute import Savings, apply
 from sparseplan.run import run
+from sparseplan.solve.buffers import groups_of
 from sparseplan.solve.cpsat import Limits, solve
-from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.select import Program
 from sparseplan.steps import MAIN, PACKED_CODES, UpdateSet

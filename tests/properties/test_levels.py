@@ -27,8 +27,8 @@ from sparseplan.recompute import Savings, apply
 from sparseplan.run import run
 from sparseplan.run.reference import reference, store
 from sparseplan.run.runner import arithmetic_of, random_data
+from sparseplan.solve.buffers import groups_of
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.select import Program
 from sparseplan.steps import MAIN, OPTIMIZERS, Schedule, UpdateSet

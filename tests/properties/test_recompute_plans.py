@@ -19,8 +19,8 @@ from sparseplan.autodiff import trace
 from sparseplan.liveness import Memory, analyse
 from sparseplan.problem import Problem
 from sparseplan.recompute import Savings, apply
+from sparseplan.solve.buffers import groups_of
 from sparseplan.solve.cpsat import Limits
-from sparseplan.solve.pipeline import groups_of
 from sparseplan.solve.place import place
 from sparseplan.solve.select import Program
 from sparseplan.steps import MAIN, Schedule, UpdateSet, packed_parameters

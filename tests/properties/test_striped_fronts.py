@@ -19,9 +19,10 @@ from sparseplan.errors import InternalError, ProblemError
 from sparseplan.network import Network
 from sparseplan.problem import Problem
 from sparseplan.solve import pipeline, search, striped
+from sparseplan.solve.buffers import groups_of
 from sparseplan.solve.clock import Clock, Limits
 from sparseplan.solve.front import bounded
-from sparseplan.solve.pipeline import Pipeline, groups_of
+from sparseplan.solve.pipeline import Pipeline
 from sparseplan.solve.place import place_min
 from sparseplan.solve.ways import measured
 from sparseplan.steps import MAIN
