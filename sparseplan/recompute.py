@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 
 from sparseplan.dtypes import TRAINABLE
@@ -166,12 +167,9 @@ class _Again:
                     result.append(_Run(self.page(name, out=False), True))
             result.append(_Run(step))
             if step.kind == "forward":
-                result += [_Run(self.page(t, out=True)) for t in sorted(paged) if self.makes(step, t)]
+                made = {s.value for s in step.writes[0].spans}
+                result += [_Run(self.page(t, out=True)) for t in sorted(made & paged)]
         return result
-
-    @staticmethod
-    def makes(step: Step, tensor: str) -> bool:
-        return any(s.value == tensor for s in step.writes[0].spans)
 
     def page(self, tensor: str, out: bool) -> Step:
         """The copy of a tensor to the slower level, or back."""
@@ -185,8 +183,14 @@ class _Again:
 
     def extent(self, tensor: str) -> int:
         """Bytes of a value that steps touch: with its padding."""
-        return max(s.hi for step in self.schedule.steps for a in (*step.reads, *step.writes) for s in a.spans
-                   if s.value == tensor)  # fmt: skip
+        return self.extents[tensor]
+
+    @cached_property
+    def extents(self) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for span in (s for step in self.schedule.steps for a in (*step.reads, *step.writes) for s in a.spans):
+            found[span.value] = max(span.hi, found.get(span.value, 0))
+        return found
 
     # -- copies -----------------------------------------------------------------------------------
     def run(self) -> Schedule:

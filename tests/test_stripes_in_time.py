@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,8 +13,11 @@ from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import ProblemError
 from sparseplan.problem import Problem
 from sparseplan.report import front_text
+from sparseplan.solve import striped
 from sparseplan.solve.clock import Limits
 from sparseplan.solve.search import solve
+from sparseplan.solve.ways import Way
+from sparseplan.stripes import Lowered
 from sparseplan.sweep import Front, pareto
 from sparseplan.testing import check_accepted
 
@@ -54,6 +58,25 @@ def test_a_plan_cut_short(monkeypatch: pytest.MonkeyPatch, best: dict[int, float
     if plan.feasible:
         assert plan.objective <= best[l2]
         assert plan.status == "FEASIBLE" or plan.objective == best[l2]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_stripes_among_the_savings_cost_nothing(monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    """Cut short while other lowerings are made, the answer is that without stripes at the least."""
+    problem = asked(5200, ())
+    without = solve(replace(problem, savings=())).objective
+    began = []
+    make = striped.measured
+
+    def jumping(problem: Problem, lowered: Lowered, number: int, check: Callable[[], None]) -> Way:
+        if number == 1:
+            began.append(jump_at(monkeypatch, look))
+        return make(problem, lowered, number, check)
+
+    monkeypatch.setattr(striped, "measured", jumping)
+    plan = check_accepted(problem, solve(problem, Limits(60.0)))
+    assert began
+    assert plan.objective >= without
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ Groups = tuple[Stripes, ...]
 #: share of the remaining time for making lowerings before the first is searched on
 MEASURING = 0.25
 #: the search without stripes comes first as a rule, and all others are to be better: it gets at least such a share
-WHOLE_SHARE = 0.6
+WHOLE_SHARE = 0.7
 #: one search gets at most such a share of the remaining time, and so many seconds even when late
 SHARE = 0.25
 LEAST_SECONDS = 0.2
@@ -151,10 +151,10 @@ class Striped:
             except ProblemError as error:
                 self.limits.say(f"left out: {error}")
 
-    def measure(self, clock: Clock) -> None:
-        """Make lowerings and measure them, as long as there is time."""
+    def measure(self, clock: Clock, most: int | None = None) -> None:
+        """Make lowerings and measure them, as long as there is time; at ``most`` so many."""
         try:
-            while not self.exhausted:
+            while not self.exhausted and (most is None or len(self.ways) < most):
                 if self.ways:  # the network without stripes is always there
                     clock.check()
                 lowered = next(self.source, None)
@@ -179,6 +179,9 @@ class Striped:
                 self.settled.add(known.number)
                 self.consider(known, replace(known.plan, problem=self.problem))
         seconds = self.clock.left().seconds
+        if seconds is not None and not self.ways:
+            self.begin_whole()
+            seconds = self.clock.left().seconds
         self.measure(self.clock.part(None if seconds is None else MEASURING * seconds))
         while True:
             way = self.next()
@@ -190,6 +193,16 @@ class Striped:
             self.attempt(way)
         self.last_resort()
         return self.answer()
+
+    def begin_whole(self) -> None:
+        """Search the network without stripes before others are made, where it is sure to have a plan.
+
+        Stripes among the savings then cost nothing of what is found without them.
+        """
+        self.measure(self.clock, most=1)
+        (whole,) = self.ways
+        if whole.sure and self.asked(whole) is not None:
+            self.attempt(whole)
 
     def feasible(self, way: Way) -> bool:
         return way.size <= caps_of(self.problem)[0] and way.macs <= caps_of(self.problem)[1]
@@ -236,7 +249,7 @@ class Striped:
         rest = self.clock.left()
         share = 1.0 if left == 1 and self.exhausted else max(SHARE, 1 / left)
         if self.best is None and not way.lowered.groups:
-            share = max(share, WHOLE_SHARE)
+            share = max(share, WHOLE_SHARE) if len(self.ways) > 1 or self.exhausted else WHOLE_SHARE
         seconds = None if rest.seconds is None else max(share * rest.seconds, LEAST_SECONDS)
         self.limits.say(f"stripes {len(self.settled)} of {len(self.ways)}: {describe(way.lowered.groups)}")
         try:

@@ -407,9 +407,13 @@ def _search_part(
                 if o.role == "out":
                     times = 2 * times - first[j][here]
                 dma += times
-            keys = [dma, tiles[here], need[here], *(s[here] for s in size)]
-            k = int(np.lexsort(keys[::-1])[0])
-            found = (tuple(int(v[k]) for v in keys), order)
+            least = np.flatnonzero(dma == dma.min())
+            key = [int(dma[least[0]])]
+            for values in (tiles, need, *size):  # the least of each in turn, among what is left
+                some = values[here[least]]
+                key.append(int(some.min()))
+                least = least[some == key[-1]]
+            found = (tuple(key), order)
             if best is None or found[0] < best[0]:
                 best = found
     return best
