@@ -111,17 +111,20 @@ class Early:
         return 0
 
     def between(self) -> None:
-        """As much as fits, beginning with the best so far, or with the least: by quick tries, then by windows."""
-        for windows in (False, True):
-            if windows and RECOMPUTE not in self.problem.savings:
+        """As much as fits, beginning with the best so far, or with the least.
+
+        First without any saving, where a try costs next to nothing, then by quick tries, then by windows.
+        """
+        for how in ("plain", "quick", "windows"):
+            if how == "windows" and RECOMPUTE not in self.problem.savings:
                 return
             start = None if self.best is None else self.best.candidate.decisions.update
             known: dict[Key, Decisions] = {}
 
-            def fits(update: Update, windows: bool = windows, known: dict[Key, Decisions] = known) -> bool:
+            def fits(update: Update, how: str = how, known: dict[Key, Decisions] = known) -> bool:
                 self.clock.check()
-                clock = self.clock.part(_share(self.clock, TRY)) if windows else None
-                found = self.fitted(update, self.capacity, clock)
+                clock = self.clock.part(_share(self.clock, TRY)) if how == "windows" else None
+                found = self.plain(update) if how == "plain" else self.fitted(update, self.capacity, clock)
                 if found is not None:
                     known[tuple(sorted(update.items()))] = found
                 return found is not None
@@ -139,6 +142,12 @@ class Early:
                     self.consider(more, MOST)
 
     # -- whether an update set fits -------------------------------------------------------------------
+    def plain(self, update: Update) -> Decisions | None:
+        """Decisions for an update set that fits without savings."""
+        if not self.search.allowed(Decisions(update, {}), self.capacity):
+            return None
+        return Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
+
     def fitted(self, update: Update, live: int | None, clock: Clock | None) -> Decisions | None:
         """Decisions for an update set within ``live`` bytes, and within all other budgets; by windows with a clock."""
         for decisions in self.ways(update, live, clock):

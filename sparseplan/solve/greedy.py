@@ -1,7 +1,7 @@
 """A good update set without a search, for when the 0/1 program runs out of time before it has found one.
 
-Updates are added by their value for a byte of parameter, and once more from the network's end, whose backward pass
-is short; the better set is taken. It proves nothing.
+Updates are added from the network's end, whose backward pass is short, and once more by their value for a byte of
+parameter; the better set is taken. It proves nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def greedy(
         value, level = move
         return -min(place[problem.network.owner[p][0].name] for p in level), -value
 
-    ways = ([level for _, level in sorted(moves, key=key)] for key in (density, from_the_end))
+    ways = ([level for _, level in sorted(moves, key=key)] for key in (from_the_end, density))
     found = [_filled(problem, least, way, fits) for way in ways]
     return max(found, key=problem.worth)
 
@@ -59,16 +59,21 @@ def _filled(
     """``update`` with every move in turn that fits, many at once where many do: the search halves what does not fit
     and doubles what does."""
     at, count, tries = 0, len(moves), 0
+    failed: list[dict[str, float]] = []
     while at < len(moves) and tries < TRIES:
         more = dict(update)
         for level in moves[at : at + count]:
             if all(more.get(p, 0.0) < r for p, r in level.items()):
                 more.update(level)
-        better = problem.worth(more) > problem.worth(update)
+        hopeless = any(all(more.get(p, 0.0) >= r for p, r in less.items()) for less in failed)
+        better = not hopeless and problem.worth(more) > problem.worth(update)
         tries += better
         if better and fits(more):
             update, at, count = more, at + count, 2 * count
-        elif count > 1:
+            continue
+        if better:
+            failed.append(more)
+        if count > 1:
             count //= 2
         else:
             at += 1
