@@ -122,16 +122,21 @@ def train_sets(
     store: str | os.PathLike[str] | Store | None = None,
     plans: Mapping[str, Plan] | None = None,
     progress: Callable[[str], None] | None = None,
+    until: float | None = None,
 ) -> dict[str, tuple[Mapping[str, Mapping[str, float]], ...]]:
     """Metrics on the validation and the test split after training each update set with each seed.
 
     Args:
         updates, seeds, settings, jobs, store, plans, progress: as of ``check``.
+        until: a time of day, as of ``time.time``.
 
     Returns:
         name -> for each seed: split (``val``, ``test``) -> metric -> value.
+
+    Raises:
+        OutOfTime: a run was not done by then; finished ones are in the store.
     """
-    found = _train(network, parameters, updates, task, seeds, settings, jobs, store, plans, progress)
+    found = _train(network, parameters, updates, task, seeds, settings, jobs, store, plans, progress, until=until)
     return {name: tuple(run["metrics"] for run in runs) for name, runs in found.items()}
 
 
@@ -195,6 +200,7 @@ def _train(
     plans: Mapping[str, Plan] | None,
     progress: Callable[[str], None] | None,
     epochs: int | None = None,
+    until: float | None = None,
 ) -> dict[str, tuple[Result, ...]]:
     """Results (see ``Training.run``) by name, one for each seed."""
     check_count("jobs", jobs)
@@ -213,7 +219,8 @@ def _train(
         wanted = {n: replace(t, settings=replace(t.settings, epochs=epochs)) for n, t in wanted.items()}
     count = len(chosen) * sum(bool(t.update) for t in wanted.values())
     with watched(count, progress) as place:
-        return _run_all(case, {n: replace(t, tell=place) for n, t in wanted.items()}, chosen, jobs, store, progress)
+        wanted = {n: replace(t, tell=place, until=until) for n, t in wanted.items()}
+        return _run_all(case, wanted, chosen, jobs, store, progress)
 
 
 def _run_all(

@@ -7,6 +7,7 @@ the model is one that saturates (``sparseplan.value.model``), since gains overla
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from sparseplan.api import limits_of
@@ -17,7 +18,7 @@ from sparseplan.network import Network
 from sparseplan.ops.base import Array
 from sparseplan.run import TrainSettings
 from sparseplan.scalars import plain_arguments
-from sparseplan.solve.clock import Clock
+from sparseplan.solve.clock import Clock, OutOfTime
 from sparseplan.tasks.base import Task
 from sparseplan.value import parameter_count
 from sparseplan.value.common import Choices
@@ -50,7 +51,8 @@ def measure_units(
     Args:
         base: update set that every unit is added to; None updates nothing.
         seeds, settings, jobs, store, progress: as of ``check``.
-        time_limit: seconds; no training is begun that would not end by then, going by those before it. The baseline
+        time_limit: seconds, at which a training under way ends; none is begun that would not end by then, going by
+            those before it. The baseline
             and all units together come first, then each alone, then pairs; what was not measured is not there.
 
     Raises:
@@ -69,9 +71,13 @@ def measure_units(
             break
         began = clock.elapsed()
         some = {name: sets[name] for name in names[start : start + count]}
-        rows |= train_sets(
-            network, parameters, some, task, seeds=seeds, settings=settings, jobs=jobs, store=store, progress=progress
-        )
+        try:
+            rows |= train_sets(
+                network, parameters, some, task, seeds=seeds, settings=settings, jobs=jobs, store=store,
+                progress=progress, until=None if left is None else time.time() + left,
+            )  # fmt: skip
+        except OutOfTime:
+            break
         longest = max(longest, clock.elapsed() - began)
     if len(sets) > 1 and len(rows) < 2:
         raise ProblemError(f"time_limit={time_limit:g}: no set of units was trained in that time; give more")

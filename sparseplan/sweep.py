@@ -117,6 +117,10 @@ class Front:
         return pd.DataFrame(rows, columns=columns)
 
 
+#: seconds in which no stretch is worth beginning, and in which no other processes are
+SOON, SPREAD = 0.3, 10.0
+
+
 @dataclass(frozen=True)
 class _Stretch:
     """A stretch of the axis, as a worker process needs it.
@@ -146,7 +150,7 @@ class _Stretch:
         """Points and windows, within a fair share of the limits."""
         left = limits.seconds
         if left is not None:
-            if left <= 0 and self.high is not None:  # the first is begun however late it is
+            if left <= SOON and self.high is not None:  # the first is begun however late it is
                 return _Walked(self.mark, (), (Window(self.low, self.high + 1, self.worth),))
             limits = replace(limits, seconds=left / self.turn)
         points: list[tuple[FrontPoint, Window | None]] = []
@@ -279,11 +283,11 @@ def _only_point(problem: Problem, axis: str, clock: Clock, folder: str | None) -
 
 def _all_walked(stretches: Sequence[_Stretch], jobs: int, clock: Clock) -> Iterator[_Walked]:
     """Stretches as they are walked, here or in other processes."""
-    if min(jobs, len(stretches)) <= 1:
-        for stretch in stretches:
-            yield stretch.walked(clock.left())
-        return
     left = clock.left()
+    if min(jobs, len(stretches)) <= 1 or (left.seconds is not None and left.seconds < SPREAD):
+        for i, stretch in enumerate(stretches):
+            yield replace(stretch, turn=len(stretches) - i).walked(clock.left())
+        return
     until = None if left.seconds is None else time.time() + left.seconds
     with alive(left):
         yield from spread([(_Stretch.elsewhere, (s, left.seed, until)) for s in stretches], jobs)

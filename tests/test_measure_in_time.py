@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from planted import small_u
 
@@ -15,6 +17,8 @@ from sparseplan.measuring import measure_units, measured_values
 from sparseplan.problem import resolve_choices
 from sparseplan.solve import clock
 from sparseplan.tasks import get_task
+from sparseplan.tasks.base import Split
+from sparseplan.tasks.regress import SETTINGS, RegressionTask
 from sparseplan.value.contribution import BASE
 from sparseplan.value.units import units_of
 
@@ -59,3 +63,26 @@ def test_no_time_for_anything(trained: list[str]) -> None:
     with pytest.raises(ProblemError, match="time_limit=1: no set of units was trained in that time; give more"):
         measured(1)
     assert trained == [BASE]
+
+
+def test_a_training_under_way_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first update; what was trained before it stays."""
+    network, done = small_u(), []
+    inner = measuring.train_sets
+
+    def train(*args: Any, **named: Any) -> Any:
+        done.append(list(args[2]))
+        return inner(*args, **{**named, "until": 0.0 if len(done) == 3 else None})
+
+    monkeypatch.setattr(measuring, "train_sets", train)
+    rng = np.random.default_rng(0)
+
+    def split() -> Split:
+        x = rng.normal(size=(8, 2, 6, 6)).astype(np.float32)
+        y = x.mean(1, keepdims=True)
+        return Split(x, y, y)
+
+    task = RegressionTask("t", split(), split(), split(), replace(SETTINGS, epochs=2, batch=4))
+    found = measure_units(network, init_parameters(network), task, units_of(network, "layer"), time_limit=1000.0)
+    assert len(done) == 3
+    assert list(found.scores) == [name for names in done[:2] for name in names]

@@ -12,6 +12,7 @@ from sparseplan.builder import NetworkBuilder, init_parameters
 from sparseplan.check import check
 from sparseplan.longwork import underway
 from sparseplan.longwork.underway import Share, shares, watched
+from sparseplan.solve.clock import OutOfTime
 from sparseplan.tasks.base import Split
 from sparseplan.tasks.regress import SETTINGS, RegressionTask
 
@@ -56,3 +57,11 @@ def test_training_in_an_arena_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatc
     assert shown
     assert [x for x in shown if "of 2 runs trained" not in x or "%" not in x] == []
     assert check(made, weights, {}, task, seeds=2, epochs=12, plans={"p": plan}) == found
+
+
+def test_a_run_ends_when_its_time_is_up(tmp_path: Path) -> None:
+    late = Share(str(tmp_path), "late", until=0.0)
+    with pytest.raises(OutOfTime):
+        late(1, 2)
+    late(2, 2)  # done, however late
+    Share(None, "early", until=2.0**62)(1, 2)

@@ -57,6 +57,7 @@ def interruptible(work: Callable[[], int], program: bool) -> int:
         return _end(thread, done, program)
     if program:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to interrupt
+        kill_children(os.getpid())  # idle workers, which take a second or two to end by themselves
     if failure:
         if isinstance(failure[0], KeyboardInterrupt):
             return _end(thread, done, program)

@@ -69,6 +69,7 @@ class Training:
         splits: what to measure on, ``val`` and ``test``.
         plan: train inside its arena.
         tell: where to write how far the run is, see ``underway``; makes no difference to the result.
+        until: time of day at which the run ends with OutOfTime, if it is not done by then.
 
     Raises:
         ProblemError: an unknown split.
@@ -79,6 +80,7 @@ class Training:
     splits: tuple[str, ...] = SPLITS
     plan: Plan | None = None
     tell: str | None = field(default=None, compare=False)
+    until: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for split in self.splits:
@@ -107,7 +109,7 @@ class Training:
                 val = task.val
                 validation = Validation(val.x, val.target, lambda output: task.score(task.metrics(output, val)))
             x, target = task.train.x, task.train.target
-            share = Share(self.tell, f"{digest(self.about)[:16]}")
+            share = Share(self.tell, f"{digest(self.about)[:16]}", self.until)
             if self.plan is not None:
                 report = adapt(
                     self.plan,

@@ -9,22 +9,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sparseplan.solve.clock import OutOfTime
+
 #: seconds between looks, and between what a run writes
 LOOK = 0.5
 
 
 class Share:
-    """What one run writes; ``None`` as its place: nothing.
+    """What one run writes; ``None`` as its place: nothing. A run that is asked to ends when its time is up.
 
     The shares are for people to look at: where they cannot be written nothing else suffers.
     """
 
-    def __init__(self, place: str | None, name: str) -> None:
+    def __init__(self, place: str | None, name: str, until: float | None = None) -> None:
+        """``until``: a time of day, as of ``time.time``."""
         self._file = None if place is None else Path(place) / name
+        self._until = until
         self._last = 0.0
 
     def __call__(self, done: int, of: int) -> None:
-        """``done`` of ``of`` updates are made."""
+        """``done`` of ``of`` updates are made.
+
+        Raises:
+            OutOfTime: the run is to end.
+        """
+        if self._until is not None and done < of and time.time() >= self._until:
+            raise OutOfTime
         now = time.monotonic()
         if self._file is not None and (now - self._last >= LOOK or done == of):
             self._last = now

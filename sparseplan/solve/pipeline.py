@@ -82,6 +82,8 @@ TERM_SECONDS, BUILDING = 4e-6, 0.5
 SOON = 0.1
 #: shares of the remaining time for what is found before the program, and where none is built
 BEFORE, ALONE = 0.3, 0.75
+#: share of all time, and at most LEAST_SECONDS, that every stage gets even when late
+LEAST_SHARE = 0.2
 #: shares of the remaining time
 SELECTING = 0.6
 PLACING = 0.25
@@ -328,8 +330,10 @@ class Pipeline:
     def part(self, share: float, work: float | None = None) -> Limits:
         """Limits that leave some of the time for what comes after."""
         left = self.clock.left(work=work)
-        seconds = None if left.seconds is None else max(share * left.seconds, LEAST_SECONDS)
-        return replace(left, seconds=seconds)
+        whole = self.limits.seconds
+        if left.seconds is None or whole is None:
+            return left
+        return replace(left, seconds=max(share * left.seconds, min(LEAST_SECONDS, LEAST_SHARE * whole)))
 
     def worth(self, decisions: Decisions) -> float:
         """Value of decisions, less the price of what is packed."""
