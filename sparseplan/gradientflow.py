@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparseplan.network import Network, Op
+from sparseplan.network import Network
 from sparseplan.ops import OpInfo, infos, op_def
-from sparseplan.steps import reached_by_gradient, updatable
+from sparseplan.steps import leading_to, reached_by_gradient, updatable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def stops(network: Network, outputs: Sequence[str] | None = None) -> tuple[Stop,
     found: list[Stop] = []
     if not lost:
         return ()
-    for op in _relevant(network, outputs):
+    for op in leading_to(network, outputs):
         d = op_def(op.kind)
         shut = [t for i, t in enumerate(op.inputs) if not d.differentiable(table[op.name], i)]
         behind = 0
@@ -64,24 +64,13 @@ def without_gradient(network: Network) -> Mapping[str, str]:
 
 def without_way(network: Network, outputs: Sequence[str] | None = None) -> tuple[str, ...]:
     """Parameters that the loss's output (``outputs``: the losses') does not depend on at all."""
-    names = {op.name for op in _relevant(network, outputs)}
+    names = {op.name for op in leading_to(network, outputs)}
     return tuple(p for p in network.parameters if not any(op.name in names for op, _ in network.users[p]))
 
 
 def kind_of(info: OpInfo) -> str:
     """What an op is called: its kind, or that of the node which it is known by the shapes of."""
     return str(info.attrs["type"]) if info.kind == "opaque" else info.kind
-
-
-def _relevant(network: Network, outputs: Sequence[str] | None) -> list[Op]:
-    """Ops that the loss's output depends on, the last first."""
-    found: list[Op] = []
-    wanted = set(network.outputs[:1] if outputs is None else outputs)
-    for op in reversed(network.ops):
-        if op.output in wanted:
-            found.append(op)
-            wanted.update(op.inputs)
-    return found
 
 
 def _upstream(network: Network) -> dict[str, int]:

@@ -182,12 +182,18 @@ def output_named(name: str, network: Network, names: Mapping[str, str]) -> str:
         return name
     if name in names:
         return names[name]
-    places = list(dict.fromkeys(names.values())) or list(network.outputs)
-    if name.isascii() and name.isdigit() and int(name[:9]) < len(places):  # by position, as of --output
-        return places[int(name[:9])]
+    places = list(names.values()) or list(network.outputs)
+    at = position_of(name, len(places))
+    if at is not None and not any(n.isdigit() for n in names):  # by position, unless positions are what they are called
+        return places[at]
     known = [*names, *network.outputs]
     hint = near(name, known) or f"; it has {_listed(list(dict.fromkeys(known)))}"
     raise ProblemError(f"loss on {name!r}: network {network.name!r} has no such output{hint}")
+
+
+def position_of(name: str, count: int) -> int | None:
+    """What a user calls the output at a position, as a number below ``count``; None where it is no such."""
+    return int(name) if name.isascii() and name.isdigit() and len(name) < 10 and int(name) < count else None
 
 
 def parse_losses(

@@ -16,6 +16,7 @@ from sparseplan.fold import fold_affine
 from sparseplan.importers.draft import Imported
 from sparseplan.importers.spec import read_spec
 from sparseplan.network import Network
+from sparseplan.objective import position_of
 from sparseplan.origin import Origin, weights_sha256
 from sparseplan.plan import Plan
 from sparseplan.weights import PRETRAINED, Weights, pretrained, read_weights
@@ -90,7 +91,7 @@ def with_outputs(found: Imported, outputs: Sequence[str]) -> Imported:
         NetworkError: none is named, or one that no op makes.
     """
     net = found.network
-    tensors = list(dict.fromkeys(found.outputs.get(name, name) for name in outputs))
+    tensors = list(dict.fromkeys(_output(name, found) for name in outputs))
     for name in tensors:
         if name not in net.producer:
             raise NetworkError(
@@ -111,6 +112,15 @@ def with_outputs(found: Imported, outputs: Sequence[str]) -> Imported:
     if origin is not None:
         origin = replace(origin, outputs=tuple(outputs), sha256=weights_sha256(weights))
     return Imported(kept, weights, layouts, found.notes, fixed, origin, names)
+
+
+def _output(name: str, found: Imported) -> str:
+    """A tensor by what the origin calls it, by its own name, or by its position among the outputs."""
+    net = found.network
+    if name in found.outputs or name in net.tensor:
+        return found.outputs.get(name, name)
+    at = position_of(name, len(net.outputs))
+    return name if at is None else net.outputs[at]
 
 
 def folded(found: Imported) -> Imported:

@@ -340,6 +340,17 @@ def reached_by_gradient(
     return frozenset(names)
 
 
+def leading_to(network: Network, outputs: Sequence[str] | None = None) -> list[Op]:
+    """Ops that ``outputs`` (default: the first) depend on, the last first."""
+    found: list[Op] = []
+    wanted = set(network.outputs[:1] if outputs is None else outputs)
+    for op in reversed(network.ops):
+        if op.output in wanted:
+            found.append(op)
+            wanted.update(op.inputs)
+    return found
+
+
 def updatable(network: Network, reached: frozenset[str], parameter: str) -> bool:
     """Whether a parameter can be updated: its gradient exists wherever it is used, and reaches one of its ops."""
     users = network.users[parameter]
@@ -364,7 +375,7 @@ def why_not_updatable(
         if not op_def(op.kind).updatable(slot):
             return f"op {op.name!r} ({infos[op.name].kind}) has no gradient for its {slot}: freeze it"
     walls, seen = [], {op.output for op, _ in network.users[parameter]}
-    for op in network.ops:
+    for op in reversed(leading_to(network, outputs)):
         ways = [i for i, t in enumerate(op.inputs) if t in seen]
         if any(op_def(op.kind).differentiable(infos[op.name], i) for i in ways):
             seen.add(op.output)

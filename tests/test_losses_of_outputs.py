@@ -209,6 +209,21 @@ def test_outputs_of_specs_and_of_objects(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_an_output_by_its_position() -> None:
+    assert imported(NET, outputs=["1"]).network.outputs == NET.outputs[1:2]
+    assert imported(NET, outputs=["1", "0"]).network.outputs == (NET.outputs[1], NET.outputs[0])
+    with pytest.raises(NetworkError, match="output '7' is no tensor"):
+        imported(NET, outputs=["7"])
+    assert parse_loss("1=l1", NET).output == NET.outputs[1]
+    keys = {"a": NET.outputs[1], "again": NET.outputs[1], "b": NET.outputs[0]}
+    assert parse_loss("2=l1", NET, keys).output == NET.outputs[0]
+    # positions are names here, and 0 is none of them: an input that the module returns, say
+    tuples = {"1": NET.outputs[1], "2": NET.outputs[0]}
+    assert parse_loss("2=l1", NET, tuples).output == NET.outputs[0]
+    with pytest.raises(ProblemError, match="loss on '0': network 'heads' has no such output"):
+        parse_loss("0=l1", NET, tuples)
+
+
 def test_names_of_an_onnx_file(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
@@ -230,3 +245,8 @@ def test_names_of_an_onnx_file(tmp_path: Path) -> None:
     asked = api.problem(tmp_path / "heads.onnx", l2="50kB", loss={"scores": "cross_entropy", "box": "2*mse"})
     assert [x.output for x in asked.options.losses] == [found.outputs[n] for n in names]
     assert math.isclose(asked.options.losses[1].weight, 2.0)
+    for wanted in ("box", "1"):
+        one = importers.onnx(tmp_path / "heads.onnx", outputs=[wanted])
+        assert one.network.outputs == (found.outputs["box"],)
+    with pytest.raises(NetworkError, match="output '2' is unknown"):
+        importers.onnx(tmp_path / "heads.onnx", outputs=["2"])

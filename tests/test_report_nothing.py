@@ -15,6 +15,7 @@ import sparseplan as sp
 from sparseplan import report
 from sparseplan.builder import NetworkBuilder
 from sparseplan.cli import main
+from sparseplan.errors import ProblemError
 from sparseplan.gradientflow import stops, without_gradient, without_way
 from sparseplan.importers.spec import write_spec
 from sparseplan.network import Network
@@ -50,6 +51,47 @@ def test_it_is_told_too_where_something_is_updated() -> None:
     assert "everything of value is updated, as far as the gradient reaches" in text
     assert "'wall' (QuantizeLinear): 4 parameters of 6 behind it" in text
     assert report.summary(plan)["nothing"] is None
+
+
+def _heads() -> Network:
+    """A trunk with three heads: one as it is, two behind ops without a gradient."""
+    net = NetworkBuilder("heads")
+    trunk = net.conv(net.input("x", (2, 6, 6)), 3, 3, 1, 1, name="trunk")
+    plain = net.conv(trunk, 2, 1, 1, 0, name="plain")
+    shut = []
+    for name in ("first", "second"):
+        y = net.conv(trunk, 2, 1, 1, 0, name=name)
+        shut.append(net.op("opaque", y, f"wall_{name}", type="Sort", shape=(2, 6, 6), macs=10))
+    return net.build((shut[0], plain, shut[1]))
+
+
+@pytest.mark.parametrize("judged", [
+    ["plain"], ["wall_first"], ["wall_first", "wall_second"], ["plain", "wall_second"],
+    ["wall_second", "plain", "wall_first"],
+], ids="+".join)  # fmt: skip
+def test_the_gradient_is_followed_from_every_loss_and_from_no_other_output(judged: list[str]) -> None:
+    plan = sp.plan(_heads(), l2="100kB", loss=[f"{op}.out=mse" for op in judged])
+    walls = {f"wall_{name}" for name in ("first", "second") if f"wall_{name}" in judged}
+    text = report.describe(plan)
+    told = {line.split("'")[1] for line in text.splitlines() if "the gradient stops at op" in line}
+    assert told == walls
+    reached = {"trunk", "plain"} if "plain" in judged else set()
+    assert {p.partition(".")[0] for p in plan.update} == reached
+    if reached:
+        assert ("as far as the gradient reaches" in text) == bool(walls)
+        behind = 2  # the head's own: the trunk has another way
+    else:
+        found = report.summary(plan)["nothing"]["gradient_stops_at"]
+        assert {row["op"] for row in found} == walls
+        behind = 4
+    assert text.count(f"{behind} parameters of 8 behind it") == len(walls)
+
+
+def test_what_is_behind_another_output_is_not_said_to_be_stopped() -> None:
+    with pytest.raises(ProblemError, match="'first.weight'.*nothing of it reaches the loss's output 'plain.out'"):
+        sp.plan(_heads(), l2="100kB", loss="plain.out=mse", must=["first.weight"])
+    with pytest.raises(ProblemError, match="op 'wall_first' stands between it and the loss"):
+        sp.plan(_heads(), l2="100kB", loss=["plain.out=mse", "wall_first.out=l1"], must=["first.weight"])
 
 
 def test_nothing_upstream_of_the_output() -> None:

@@ -20,6 +20,7 @@ from sparseplan.importers.onnxgraph import Graph, GraphReader, Model, Port, as_a
 from sparseplan.importers.onnxroles import constants, formulas, is_learned, is_shared
 from sparseplan.importers.onnxshapes import sized
 from sparseplan.importers.onnxwalk import Scope, Walker
+from sparseplan.objective import position_of
 from sparseplan.ops.base import infos
 
 #: larger files are no microcontroller's networks
@@ -125,6 +126,13 @@ def _kinds(graph: Any) -> dict[str, str]:
     }
 
 
+def _at(name: str, graph: Graph) -> str:
+    """An output by its name, or by its position among those that are no inputs."""
+    made = [n for n in graph.outputs if n not in graph.constants and all(n != p.name for p in graph.inputs)]
+    at = None if name in known_names(graph) else position_of(name, len(made))
+    return name if at is None else made[at]
+
+
 def _imported(
     model: Model,
     name: str,
@@ -133,7 +141,7 @@ def _imported(
     fixed: Mapping[str, Any],
 ) -> Imported:
     graph = model.graph
-    wanted = tuple(graph.outputs if outputs is None else outputs)
+    wanted = tuple(graph.outputs if outputs is None else (_at(name, graph) for name in outputs))
     if not wanted:
         raise NetworkError("has no outputs" if outputs is None else "outputs=[] name none; give at least one")
     # patterns must not swallow what is asked for

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparseplan.errors import NetworkError, near
 from sparseplan.importers.draft import Draft, Made
+from sparseplan.objective import position_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -57,8 +58,9 @@ def _chosen(name: str, found: Mapping[str, Made], made: Mapping[str, Made], left
         raise NetworkError(f"output {name!r} is an input or a constant; choose one of {list(found)}")
     if name in found:
         return found[name]
-    if name.isascii() and name.isdigit() and int(name) < len(found):  # by position, whatever it is called
-        return next(itertools.islice(found.values(), int(name), None))
+    at = position_of(name, len(found))
+    if at is not None:  # whatever it is called
+        return next(itertools.islice(found.values(), at, None))
     if name in made:
         return made[name]
     hint = near(name, [*found, *made]) or f"; the module returns {list(found)[:8]}"

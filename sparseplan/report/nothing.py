@@ -41,9 +41,10 @@ def why_nothing(plan: Plan) -> list[str]:
     return _no_room(problem, worthy or list(problem.choices))
 
 
-def stopped_text(network: Network) -> list[str]:
-    """What stops the gradient on its way to parameters: a line for each op, of many the nearest to the loss."""
-    return _stopped(stops(network), len(network.parameters))
+def stopped_text(problem: Problem) -> list[str]:
+    """What stops the gradient of the losses on its way to parameters: a line for each op, of many the nearest."""
+    network = problem.network
+    return _stopped(stops(network, problem.options.loss_outputs(network)), len(network.parameters))
 
 
 def nothing_rows(plan: Plan) -> dict[str, Any] | None:

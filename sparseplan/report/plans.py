@@ -183,7 +183,7 @@ def _binding(plan: Plan) -> str:
         less = any(s.kind in ADDED for s in plan.steps)
         lines.append("everything of value is updated" if less else
                      "the budget does not bind: everything of value is updated")  # fmt: skip
-        if stopped := stopped_text(plan.problem.network):
+        if stopped := stopped_text(plan.problem):
             lines[-1] += ", as far as the gradient reaches"
             lines += stopped
     return "\n".join(lines)
