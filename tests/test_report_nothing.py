@@ -88,7 +88,7 @@ def test_the_gradient_is_followed_from_every_loss_and_from_no_other_output(judge
 
 
 def test_what_is_behind_another_output_is_not_said_to_be_stopped() -> None:
-    with pytest.raises(ProblemError, match="'first.weight'.*nothing of it reaches the loss's output 'plain.out'"):
+    with pytest.raises(ProblemError, match=r"'first.weight' .*: nothing of it reaches the loss's output 'plain.out'"):
         sp.plan(_heads(), l2="100kB", loss="plain.out=mse", must=["first.weight"])
     with pytest.raises(ProblemError, match="op 'wall_first' stands between it and the loss"):
         sp.plan(_heads(), l2="100kB", loss=["plain.out=mse", "wall_first.out=l1"], must=["first.weight"])

@@ -293,7 +293,7 @@ class Draft(Ops):
             shown = shown or [repr(t) for t in names]
             more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
             self.note(
-                f"of {max(len(names), len(tensors))} outputs, {', '.join(shown[:8])}{more}, the loss is on the first, unless --output "
+                f"of {len(shown)} outputs, {', '.join(shown[:8])}{more}, the loss is on the first, unless --output "
                 "NAME chooses another or --loss NAME=KIND gives one to each (in Python outputs=, loss=)"
             )
         constants = [p for p in dict.fromkeys(self.fixed) if p in weights]

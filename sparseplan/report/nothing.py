@@ -9,7 +9,6 @@ from typing import Any
 from sparseplan.autodiff import differentiate, trace
 from sparseplan.gradientflow import Stop, stops, without_gradient, without_way
 from sparseplan.liveness import analyse
-from sparseplan.network import Network
 from sparseplan.ops import infos
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
