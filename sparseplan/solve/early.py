@@ -24,7 +24,7 @@ from sparseplan.solve.clock import Clock, OutOfTime
 from sparseplan.solve.greedy import greedy
 from sparseplan.solve.rematinstance import instance, least_possible, peak_of
 from sparseplan.solve.rematintervals import checkpoints, solve_intervals
-from sparseplan.solve.rematwindows import each_time
+from sparseplan.solve.rematsqueeze import squeezed
 from sparseplan.solve.select import Decisions
 from sparseplan.steps import MAIN, Schedule, UpdateSet
 
@@ -39,8 +39,6 @@ LEAST, MOST, TRY = 0.4, 0.5, 0.08
 SECONDS = 40.0
 #: attempts at placing one update set, each with more room
 PLACINGS = 3
-#: reruns at the most of a plan that makes all anew for each reader
-MOST_AGAIN = 20_000
 #: how close to the fewest MACs the windows go
 CLOSE = 0.002
 
@@ -83,7 +81,7 @@ class Early:
                 break  # nothing to be made less
             live = self.capacity
             for _ in range(PLACINGS):
-                decisions = self.fitted(update, live, clock if exact else None)
+                decisions = self.fitted(update, live, clock, exact)
                 over = None if decisions is None else self.offer(decisions)
                 if over is None:
                     break
@@ -123,8 +121,12 @@ class Early:
 
             def fits(update: Update, how: str = how, known: dict[Key, Decisions] = known) -> bool:
                 self.clock.check()
-                clock = self.clock.part(_share(self.clock, TRY)) if how == "windows" else None
-                found = self.plain(update) if how == "plain" else self.fitted(update, self.capacity, clock)
+                clock = self.clock.part(_share(self.clock, TRY))
+                found = (
+                    self.plain(update)
+                    if how == "plain"
+                    else self.fitted(update, self.capacity, clock, how == "windows")
+                )
                 if found is not None:
                     known[tuple(sorted(update.items()))] = found
                 return found is not None
@@ -148,15 +150,15 @@ class Early:
             return None
         return Decisions(update, self.graph.restrict(UpdateSet(update)).picks)
 
-    def fitted(self, update: Update, live: int | None, clock: Clock | None) -> Decisions | None:
-        """Decisions for an update set within ``live`` bytes, and within all other budgets; by windows with a clock."""
-        for decisions in self.ways(update, live, clock):
+    def fitted(self, update: Update, live: int | None, clock: Clock, exact: bool) -> Decisions | None:
+        """Decisions for an update set within ``live`` bytes, and within all other budgets; by windows if ``exact``."""
+        for decisions in self.ways(update, live, clock, exact):
             if self.search.allowed(decisions, live):
                 return decisions
             self.clock.check()
         return None
 
-    def ways(self, update: Update, live: int | None, clock: Clock | None) -> Iterator[Decisions]:
+    def ways(self, update: Update, live: int | None, clock: Clock, exact: bool) -> Iterator[Decisions]:
         base = self.graph.restrict(UpdateSet(update))
         plain = Decisions(update, base.picks)
         peak = analyse(base).peak()
@@ -173,17 +175,17 @@ class Early:
                 yield replace(plain, savings=replace(away, fetches=fetches))
         if RECOMPUTE in self.problem.savings and not self.search.lowered.groups and not base.composites:
             for savings in dict.fromkeys((Savings(), away)):
-                yield from self.again(plain, apply(base, savings), savings, live, clock)
+                yield from self.again(plain, apply(base, savings), savings, live, clock, exact)
 
     def again(
-        self, plain: Decisions, base: Schedule, savings: Savings, live: int, clock: Clock | None
+        self, plain: Decisions, base: Schedule, savings: Savings, live: int, clock: Clock, exact: bool
     ) -> Iterator[Decisions]:
         """Ops run again: between checkpoints, or by windows."""
         inst = instance(base)
         if least_possible(inst) > live:
             return
         name = [s.name for s in base.steps]
-        if clock is not None:
+        if exact:
             answer = solve_intervals(inst, live, clock.left(), close=CLOSE)
             ways = [answer.reruns] if answer.status in ("OPTIMAL", "FEASIBLE") else []
         else:
@@ -194,14 +196,9 @@ class Early:
                 reruns = checkpoints(inst, every)
                 if peak_of(inst, reruns) <= live:
                     ways.append(reruns)
-            for every in (6, root, len(inst.ops)) if not ways else ():  # the fewest bytes for the most MACs
-                self.clock.check()
-                if every * len(inst.slots) > MOST_AGAIN:
-                    break
-                reruns = each_time(inst, [o for o in range(len(inst.ops)) if (o + 1) % every])
-                if peak_of(inst, reruns) <= live:
-                    ways.append(reruns)
-                    break
+            if not ways:
+                reruns = squeezed(inst, live, clock.late)
+                ways = [] if reruns is None else [reruns]
             ways.sort(key=lambda reruns: sum(inst.ops[o].cost for o, _ in reruns))
         for reruns in ways:
             made = frozenset((inst.ops[o].name, name[i]) for o, i in reruns)

@@ -299,13 +299,19 @@ def keep_all(inst: RematInstance) -> int:
 
 
 def least_possible(inst: RematInstance) -> int:
-    """A lower bound on every plan's peak, bytes: what each base step and forward op touches by itself."""
+    """A lower bound on every plan's peak, bytes: what each base step and forward op touches by itself, and what no op
+    makes, up to its last reader."""
     least = 0
     everything: tuple[RematOp | RematStep, ...] = (*inst.ops, *inst.steps)
-    for step in everything:
-        held = sum(inst.tensors[t].size for t in step.reads)
+    readers = inst.readers()
+    given = [(t, readers[t][-1]) for t, x in enumerate(inst.tensors) if x.op < 0 and readers[t]]
+    for i, step in enumerate(everything):
+        later = {t for t, last in given if last > i}
+        touched = later.union(step.reads)
+        held = sum(inst.tensors[t].size for t in touched)
         if isinstance(step, RematOp):
             held += sum(inst.tensors[t].size for t in step.writes if not inst.tensors[t].aux)
-        saved = max((sum(inst.tensors[t].size for t in g) for g in step.overwrites), default=0)
+        free = (g for g in step.overwrites if later.isdisjoint(g))
+        saved = max((sum(inst.tensors[t].size for t in g) for g in free), default=0)
         least = max(least, held + step.fixed - saved)
     return least

@@ -23,6 +23,7 @@ from sparseplan.solve.cpsat import Clock, Limits, Outcome, solve
 from sparseplan.solve.rematinstance import RematInstance, Rerun, keep_all, least_possible, macs_of, peak_of, useful
 from sparseplan.solve.rematmatrix import RematAnswer, least_macs
 from sparseplan.solve.rematonce import search
+from sparseplan.solve.rematsqueeze import squeezed
 from sparseplan.solve.rematwindows import Progress, done, dropped, improve, refine
 
 #: graphs of so many (op, slot) pairs or fewer are proven by the matrix model
@@ -255,6 +256,8 @@ def solve_intervals(inst: RematInstance, budget: int, limits: Limits, close: flo
     starts = [checkpoints(inst, k) for k in sorted({2, 3, root, 2 * root})]
     fitting = [x for x in starts if peak_of(inst, x) <= budget]
     start = min(fitting, key=lambda x: macs_of(inst, x), default=None)
+    if start is None:
+        start = squeezed(inst, budget, clock.part(None if limits.seconds is None else 0.2 * limits.seconds).late)
     small = len(inst.ops) * len(inst.slots) <= MATRIX_PAIRS
     share = 20.0 if limits.seconds is None else 0.35 * limits.seconds
     best = refine(inst, budget, clock.left(seconds=min(share, 10.0) if small else share), close, start)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sparseplan.autodiff import trace
 from sparseplan.liveness import analyse
 from sparseplan.plan import Plan
 from sparseplan.problem import Problem
+from sparseplan.solve.floor import chosen_reads, held_anyway, stay
 from sparseplan.solve.pipeline import Pipeline
 from sparseplan.steps import MAIN, Schedule, UpdateSet
 from sparseplan.stripes import Lowered, Stripes
-from sparseplan.units import live_bytes
 
 #: (bytes of main memory, MACs) that a problem allows
 Caps = tuple[float, float]
@@ -69,8 +69,7 @@ def measured(problem: Problem, lowered: Lowered, number: int, look: Callable[[],
     schedule = graph.restrict(UpdateSet(least))
     look()
     macs = sum(schedule.macs.values())
-    chosen = {s.name: frozenset(a.tag for a in s.reads if a.pick is not None) for s in graph.steps}
-    size = least_bytes(schedule, frozenset(problem.savings), chosen)
+    size = least_bytes(schedule, frozenset(problem.savings), chosen_reads(graph.steps))
     look()
     bytes_, most = caps_of(problem)
     sure = size <= bytes_ and macs <= most and analyse(schedule).peak() <= bytes_
@@ -80,37 +79,11 @@ def measured(problem: Problem, lowered: Lowered, number: int, look: Callable[[],
 def least_bytes(schedule: Schedule, savings: frozenset[str], chosen: Mapping[str, frozenset[str]]) -> int:
     """Bytes of main memory that no plan goes below that updates at least what a schedule does.
 
-    A step holds at least what it reads and writes whatever is decided. Beyond that, in the network's order, what
-    forward reads again is held; and, where nothing is made again or paged, what backward reads.
-
     Args:
         chosen: by step, tags of what it may read in one of several ways, which is not counted.
     """
-    away = {n for n, v in schedule.values.items() if v.persistent}
-    here = set() if {"stream", "page"} & savings else {n for n in away if schedule.values[n].level == MAIN}
-    size = sum(schedule.values[n].bytes for n in here)
-    packable = frozenset({"x0"} if "int8" in savings else ())
-    bare = []
-    for step in schedule.steps:
-        # late auxiliaries depend on what is chosen, and so do those that forward writes
-        if step.kind == "aux":
-            continue
-        dropped = chosen.get(step.name, frozenset()) | (packable if step.kind == "grad_param" else frozenset())
-        reads = tuple(a for a in step.reads if a.tag not in dropped)
-        bare.append(replace(step, reads=reads, writes=step.writes[:1]))
-    most = 0
-    for step in bare:
-        free = away | {x for _, x in step.inplace}
-        spans = {s for a in (*step.reads, *step.writes) for s in a.spans if s.value not in free}
-        most = max(most, sum(s.hi - s.lo for s in spans))
-    if "order" not in savings:
-        held = not {"recompute", "page"} & savings
-        loss = next(i for i, s in enumerate(bare) if s.kind == "loss")
-        steps = tuple(bare if held else bare[:loss])
-        found = analyse(replace(schedule, steps=steps))
-        live = live_bytes(((b.start, b.stop, b.bytes) for b in found.buffers if b.value not in away), len(steps))
-        most = max(most, *live)
-    return size + most
+    live = held_anyway(schedule, savings, chosen)
+    return sum(stay(schedule, savings).values()) + max((sum(held.values()) for held in live), default=0)
 
 
 def describe(groups: Iterable[Stripes]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sparseplan.errors import InternalError
-from sparseplan.liveness import analyse
 from sparseplan.plan import Infeasibility
+from sparseplan.solve.floor import chosen_reads, held_anyway, stay
 from sparseplan.solve.select import Decisions
 from sparseplan.steps import MAIN, UpdateSet
 from sparseplan.units import align_up, format_bytes
@@ -39,37 +38,16 @@ def no_tile(search: Pipeline) -> Infeasibility | None:
 def certain(search: Pipeline) -> Infeasibility | None:
     """That one step takes too much whatever is decided, known without the 0/1 program; None where that is not so.
 
-    A step holds at least what it reads and writes, and forward, in the network's order, what forward reads again;
-    besides, all that persists, where nothing of that may live elsewhere.
+    What ``floor`` tells, and all that persists, where nothing of that may live elsewhere.
     """
     problem, capacity = search.problem, search.problem.capacity(MAIN)
     if capacity is None:
         return None
-    least, savings = problem.least_update(), set(problem.savings)
-    schedule = search.graph.restrict(UpdateSet(least))
-    persistent = {n for n, v in schedule.values.items() if v.persistent}
-    here = set() if {"stream", "page"} & savings else {n for n in persistent if schedule.values[n].level == MAIN}
-    picked = {(s.op, a.tag) for s in search.graph.steps for a in s.reads if a.pick is not None}  # one of several ways
-    live: list[dict[str, int]] = []
-    for step in schedule.steps:
-        free = persistent | {x for _, x in step.inplace}
-        args = [*(a for a in step.reads if (step.op, a.tag) not in picked), *step.writes[:1]]
-        if "int8" in savings and step.kind == "grad_param":
-            args = [a for a in args if a.tag != "x0"]  # it may be read packed
-        held: dict[str, int] = {}
-        for s in {s for a in args for s in a.spans if s.value not in free}:
-            held[s.value] = held.get(s.value, 0) + s.hi - s.lo
-        live.append(held)
-    if "order" not in savings:
-        loss = next(i for i, s in enumerate(schedule.steps) if s.kind == "loss")
-        forward = tuple(replace(s, writes=s.writes[:1]) for s in schedule.steps[:loss])
-        memory = analyse(replace(schedule, steps=forward))
-        for b in memory.buffers:
-            for i in range(b.start, b.stop) if b.value not in persistent else ():
-                live[i][b.value] = max(live[i].get(b.value, 0), b.bytes)
+    schedule = search.graph.restrict(UpdateSet(problem.least_update()))
     if not any(s.kind == "forward" for s in schedule.steps):
         return None
-    sizes = {n: schedule.values[n].bytes for n in here}
+    live = held_anyway(schedule, problem.savings, chosen_reads(search.graph.steps))
+    sizes = stay(schedule, problem.savings)
     at = max(range(len(live)), key=lambda i: sum(live[i].values()))
     needed = sum(sizes.values()) + sum(live[at].values())
     if needed <= capacity:
