@@ -197,8 +197,8 @@ class Early:
                 if peak_of(inst, reruns) <= live:
                     ways.append(reruns)
             if not ways:
-                reruns = squeezed(inst, live, clock.late)
-                ways = [] if reruns is None else [reruns]
+                tight = squeezed(inst, live, clock.late)
+                ways = [] if tight is None else [tight]
             ways.sort(key=lambda reruns: sum(inst.ops[o].cost for o, _ in reruns))
         for reruns in ways:
             made = frozenset((inst.ops[o].name, name[i]) for o, i in reruns)
