@@ -430,13 +430,15 @@ def test_a_parameter_in_a_condition_stays_as_it_is_and_is_told(tmp_path: Path) -
     assert note.startswith("parameter 'w' is read as a constant for input 0 of node 'Where_kept' (Where)")
 
 
-@pytest.mark.parametrize("through", ["Transpose", "Slice", "Reshape", "Cast"])
+@pytest.mark.parametrize("through", ["Transpose", "Slice", "Reshape", "Cast", "float16", "bfloat16"])
 def test_a_tied_weight_is_one_parameter_whatever_it_holds(through: str, tmp_path: Path) -> None:
     moves = {
         "Transpose": ([node("Transpose", "w", "m", perm=[1, 0])], lambda w: w.T),
         "Slice": ([node("Slice", "w zero two", "s"), node("Concat", "s s", "m", axis=0)], lambda w: w[[0, 1, 0, 1]]),
         "Reshape": ([node("Reshape", "w flat", "r"), node("Reshape", "r square", "m")], lambda w: w),
         "Cast": ([node("Cast", "w", "h", to=11), node("Cast", "h", "m", to=1)], lambda w: w),
+        "float16": ([node("Cast", "w", "h", to=10), node("Cast", "h", "m", to=1)], lambda w: w),
+        "bfloat16": ([node("Cast", "w", "h", to=16), node("Cast", "h", "m", to=1)], lambda w: w),
     }
     nodes, moved = moves[through]
     constants = {"zero": np.array([0], I64), "two": np.array([2], I64), "flat": np.array([2, 8], I64),
@@ -457,3 +459,25 @@ def test_a_tied_weight_is_one_parameter_whatever_it_holds(through: str, tmp_path
         slopes = np.array([loss(v + s) - loss(v - s) for s in step]).reshape(4, 4) / 2e-5
         layout = found.layouts.get("w", (0, 1))
         np.testing.assert_allclose(grads["w"], slopes.transpose(layout), rtol=1e-3, atol=1e-4)
+
+
+def test_a_weight_that_is_read_as_it_is_and_in_8_bits_is_never_updated(tmp_path: Path) -> None:
+    """The codes would stay when the weight moves, so neither moves, and a note says so."""
+    nodes = [
+        node("MatMul", "x w", "a"), node("QuantizeLinear", "w s z", "q"), node("DequantizeLinear", "q s z", "m"),
+        node("MatMul", "a m", "b"), node("MatMul", "b v"),
+    ]  # fmt: skip
+    constants = {"w": (4, 4), "v": (4, 4), "s": F32(0.02), "z": np.int8(0)}
+    path = saved(model(nodes, {"x": (1, 4)}, constants), tmp_path)
+    found = read_onnx(path)
+    assert set(found.network.parameters) - set(found.fixed) == {"v"}
+    assert any(note.startswith("parameter 'w' is read as a constant") for note in found.notes)
+    assert difference(path, {"x": np.random.default_rng(0).normal(size=(1, 4)).astype(F32)}) < 1e-4
+
+
+def test_a_one_hot_of_its_own_node_times_a_table_is_an_embedding(tmp_path: Path) -> None:
+    nodes = [node("OneHot", "ids depth values", "h"), node("MatMul", "h t")]
+    constants = {"t": (9, 4), "depth": np.array(9, I64), "values": np.array([0, 1], F32)}
+    path = saved(model(nodes, {"ids": (1, 5)}, constants, types={"ids": TensorProto.INT64}), tmp_path)
+    assert kinds(read_onnx(path)) == ["embedding"]
+    assert difference(path, {"ids": np.array([[0, 8, 3, 3, 1]], I64)}) < 1e-6

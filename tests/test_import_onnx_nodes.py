@@ -60,6 +60,30 @@ def test_of_outputs_that_are_read_the_first_is_computed_and_the_others_are_froze
     assert kinds(read_onnx(path, outputs=["y"])) == ["conv", "max_pool", "relu"]
 
 
+@pytest.mark.parametrize("outputs", ["d", "d a b c e"])
+def test_outputs_that_say_that_statistics_are_taken_count_unread(outputs: str, tmp_path: Path) -> None:
+    """Before opset 14 a batch-norm with outputs of statistics is one in training mode."""
+    nodes = [node("BatchNormalization", "x s t m v", outputs), node("Relu", "d")]
+    constants = {"s": (3,), "t": (3,), "m": (3,), "v": np.array([1, 2, 3], np.float32)}
+    path = saved(model(nodes, {"x": (1, 3, 4, 4)}, constants, opset=11), tmp_path)
+    got = read_onnx(path)
+    assert kinds(got) == ["batch_norm" if outputs == "d" else "opaque", "relu"]
+    assert any("training mode" in note for note in got.notes) == (outputs != "d")
+    if outputs == "d":
+        assert difference(path, {"x": np.random.default_rng(0).normal(size=(1, 3, 4, 4)).astype(np.float32)}) < 1e-5
+
+
+@pytest.mark.parametrize("read", ["d", "h", "c"])
+def test_an_opaque_node_costs_the_same_whichever_output_is_read(read: str, tmp_path: Path) -> None:
+    """A recurrent layer over sequences of lengths that are not known."""
+    nodes = [node("LSTM", "x w r  n", "d h c", hidden_size=2), node("Relu", read)]
+    nodes[0].input[:] = ["x", "w", "r", "", "n"]
+    proto = model(nodes, {"x": (3, 1, 4), "n": (1,)}, {"w": (1, 8, 4), "r": (1, 8, 2)},
+                  types={"n": TensorProto.INT32})  # fmt: skip
+    op = read_onnx(saved(proto, tmp_path)).network.ops[0]
+    assert (op.kind, op.attrs["macs"]) == ("opaque", 3 * (8 * 4 + 8 * 2))
+
+
 def test_nodes_that_lead_to_no_output_are_left_out(tmp_path: Path) -> None:
     nodes = [node("Relu", "x"), node("NoSuchOp", "y", "z"), node("Neg", "z", "n")]
     path = saved(model(nodes, {"x": (1, 3)}), tmp_path)

@@ -259,18 +259,20 @@ class Draft(Ops):
         shapes: Sequence[Shape],
         macs: int | None = None,
         once: bool = False,
+        read: int = 0,
     ) -> tuple[Made, ...]:
-        """An op known by its shapes alone, one for each output; its constants are parameters of the first, and its
-        cost is the first's. ``macs``: None where not known; ``once``: whether a second run makes other numbers."""
+        """An op known by its shapes alone, one for each output; its constants are parameters of one, whose its cost
+        is: of output ``read``, the first that something reads, since others may drop out. ``macs``: None where not
+        known; ``once``: whether a second run makes other numbers."""
         tensors = [v.tensor for v in inputs if isinstance(v, Made)]
         params = [_codes(v) for v in inputs if isinstance(v, Known) and v.array.size > 1 and _holds_weights(v.array)]
         result = []
         for i, shape in enumerate(shapes):
-            mine = {f"p{j}": k for j, k in enumerate(params)} if i == 0 else {}
+            mine = {f"p{j}": k for j, k in enumerate(params)} if i == read else {}
             told: dict[str, Attr] = {slot: k.shape for slot, k in mine.items()}
-            if macs is not None or i > 0:
-                told["macs"] = macs if macs is not None and i == 0 else 0
-            if once or (i > 0 and macs != 0):
+            if macs is not None or i != read:
+                told["macs"] = macs if macs is not None and i == read else 0
+            if once or (i != read and macs != 0):
                 told["once"] = True
             made = self.op("opaque", tensors, mine, type=type_, shape=sample(shape), **told)
             result.append(Made(made, shape))

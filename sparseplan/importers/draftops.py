@@ -149,15 +149,18 @@ class Ops:
             array = np.clip(array, -HUGE, HUGE)
             self.note(f"infinite entries of {known.name or otherwise!r} stand as {HUGE:g}")
         called = known.name and (f"{known.name}.moved" if known.mixed else known.name)
+        first = self._direct.get(known.name) if known.name else None
         wanted = clean(called) if called else self.free_name(otherwise)
         name, n = wanted, 2
         while called and name in self._names and name != otherwise:
             there = self.weights.get(name)
-            if there is not None and np.array_equal(there, array):
-                return name  # two ops share it
+            if there is not None and (np.array_equal(there, array) or (first and _rounded(there, array))):
+                return name  # two ops share it, or one a cast of it
             name, n = f"{wanted}.{n}", n + 1
-        if name != wanted and called:
+        if name != wanted and first is not None:  # its codes, say: an update of one would not be seen by the other
             self.note(f"parameter {known.name!r} is used in two forms; {name!r} is the second")
+            self.settle(known, f"{name!r}, another form of it, of ")
+            self.fixed.append(name)
         self.weights[name] = array
         self._names.add(name)
         if known.name:
@@ -289,3 +292,8 @@ class Ops:
             self.settled.setdefault(name, text)
             if surely:
                 self.note(self.settled[name])
+
+
+def _rounded(a: FloatArray, b: FloatArray) -> bool:
+    """Whether one of two forms of a parameter is the other cast to 16 bits: a cast's gradient is that of the whole."""
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=2**-8, atol=2**-24))

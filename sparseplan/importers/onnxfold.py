@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparseplan.importers.draft import Array, Known, Shape, axis_of, broadcast
-from sparseplan.importers.onnxcall import Call, Fold, Malformed, Unsupported
+from sparseplan.importers.onnxcall import Call, Fold, Malformed, Unsupported, is_float
 from sparseplan.importers.onnxdata import dtype_of
 from sparseplan.importers.onnxgraph import short
 from sparseplan.importers.onnxshapes import (
@@ -295,8 +295,10 @@ def named(call: Call, x: Known) -> Known:
         return x.reshaped(flattened(call, shape))
     if op == "Cast":
         made = cast(x.array, call.integer("to"))
-        whole = made.dtype.kind != x.array.dtype.kind
-        return Known(made) if whole else replace(x, array=made, scale=None)
+        floats = is_float(made.dtype) and is_float(x.array.dtype)
+        return (
+            Known(made) if not floats and made.dtype.kind != x.array.dtype.kind else replace(x, array=made, scale=None)
+        )
     return x
 
 

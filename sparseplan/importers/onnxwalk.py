@@ -40,6 +40,8 @@ MAX_SIZE, MAX_WEIGHTS, MAX_OPAQUE, MAX_TURNS_ALL = 60_000, 2**28, 4096, 4096
 
 _BOOL = np.dtype(np.bool_)
 _TRUTHS = frozenset(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor", "IsNaN"))
+#: input whose element type is that of the output, where not any
+_TYPED_BY = {"Gather": 0, "OneHot": 2, "Where": 1}
 
 
 @dataclass(eq=False)
@@ -297,8 +299,9 @@ class Walker:
         shapes = [shape for shape, _ in ports]
         if any(n < 1 for shape in shapes for n in shape):
             raise NetworkError(f"cannot be read ({reason}), and makes shapes {shapes}, which hold nothing")
-        macs = macs_of(node, [s.shape for s in stated], shapes[0])
-        made = self.draft.opaque(node.op, inputs, shapes, macs, draws(node))
+        read = next((i for i, name in enumerate(node.outputs) if name), 0)
+        macs = macs_of(node, [s.shape for s in stated], shapes[read])
+        made = self.draft.opaque(node.op, inputs, shapes, macs, draws(node), read)
         self.frozen[node.op] = self.frozen.get(node.op, 0) + 1
         if node.op in RULES and (node.op, reason) not in self._told:
             self._told.add((node.op, reason))  # the first of its kind is told
@@ -337,8 +340,8 @@ class Walker:
                 scope.dtypes[name] = call.dtypes[1] or first
             elif node.op in _TRUTHS:
                 scope.dtypes[name] = _BOOL
-            elif node.op in ("Gather", "Where"):
-                scope.dtypes[name] = call.dtypes[1 if node.op == "Where" else 0] or first
+            elif node.op in _TYPED_BY:
+                scope.dtypes[name] = call.dtypes[_TYPED_BY[node.op]] or first
             else:
                 scope.dtypes[name] = first
 

@@ -87,3 +87,8 @@ def test_slopes_that_are_not_drawn_are_one_slope() -> None:
 def test_unknown_costs_are_named() -> None:
     found = importers.torch(Call(lambda x: x * torch.linalg.det(x[0])), torch.rand(1, 4, 4))
     assert ["det" in name for name in uncounted(found.network)] == [True]
+
+
+def test_unknown_costs_are_named_whichever_output_is_read() -> None:
+    found = importers.torch(Call(lambda x: torch.linalg.svdvals(x[0])), torch.rand(1, 4, 4))
+    assert ["svd" in name for name in uncounted(found.network)] == [True]

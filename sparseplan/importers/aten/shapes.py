@@ -43,9 +43,10 @@ def _same(c: Call) -> Result:
     if c.op.startswith("detach"):
         fixed = isinstance(x, Known) and not c.draft.parents(x)
         return x if fixed else c.draft.same("detach", c.draft.made(x))
-    if isinstance(x, Made) and c.dtypes and "float" not in c.dtypes[0]:
+    numbers = isinstance(x, Made) or x.array.dtype.kind == "f"
+    if c.dtypes and numbers and "float" not in c.dtypes[0]:  # of constants PyTorch says what comes of it
         raise Unsaid(f"it turns numbers to {c.dtypes[0]}")
-    if isinstance(x, Made) and c.dtypes and c.dtypes[0] in ("torch.float16", "torch.bfloat16") and "to" in c.op:
+    if c.dtypes and c.dtypes[0] in ("torch.float16", "torch.bfloat16") and "to" in c.op:
         c.draft.note(f"casts to {c.dtypes[0]} are left out: a plan stores all tensors in one dtype of its own")
     return [x] if c.op == "native_dropout" else x
 

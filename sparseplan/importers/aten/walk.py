@@ -191,7 +191,8 @@ class Walk:
         )
         type_ = str(node.target).removesuffix(".default")
         macs, drawn = macs_of(node, _op_name(node), args, shapes), draws(node, args)
-        made = list(self.draft.opaque(type_, values, shapes, macs, drawn))
+        parts = [int(u.args[1]) for u in node.users if u.target is operator.getitem and u.users]
+        made = list(self.draft.opaque(type_, values, shapes, macs, drawn, min(parts, default=0)))
         self._kept.extend(made)
         return made if isinstance(node.meta.get("val"), (list, tuple)) else made[0]
 

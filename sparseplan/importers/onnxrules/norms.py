@@ -20,6 +20,8 @@ def _vector(call: Call, i: int, size: int) -> Known:
 def _batch_norm(call: Call) -> Held:
     if call.integer("training_mode", 0):
         raise Unsupported("training_mode=1; export the network for inference")
+    if call.opset < 14 and len(call.node.proto.output) > 1:  # read or not, they say so
+        raise Unsupported("its outputs of statistics mean training mode; export the network for inference")
     call.one_output()
     x, eps = call.made(0), call.number("epsilon", 1e-5)
     if x.rank < 2 or eps < 0:
