@@ -1,10 +1,14 @@
-"""NumPy's scalars as Python's numbers, wherever users hand them in."""
+"""NumPy's scalars and other real numbers as Python's, wherever users hand them in."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import sys
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -14,12 +18,16 @@ T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
-    """``value`` with the NumPy scalars in it, also those in mappings, tuples and lists, as Python's; arrays stay.
+    """``value`` with the scalars in it, also those in mappings, tuples and lists, as Python's numbers; arrays stay.
+
+    Scalars are NumPy's, fractions and decimals.
 
     What holds none is given back as it is, uncopied.
     """
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, (Fraction, Decimal)):
+        return _nearest(value)
     if isinstance(value, Mapping):
         made = {plain(k): plain(v) for k, v in value.items()}
         same = all(type(k) is type(m) and value[k] is v for k, (m, v) in zip(value, made.items(), strict=False))
@@ -28,6 +36,15 @@ def plain(value: Any) -> Any:
         items = [plain(v) for v in value]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else type(value)(items)
     return value
+
+
+def _nearest(value: Fraction | Decimal) -> int | float:
+    """The int that it is, or the nearest float; infinite beyond the largest."""
+    if isinstance(value, Decimal) and value.is_nan():
+        return math.nan
+    if abs(value) > sys.float_info.max:
+        return math.inf if value > 0 else -math.inf
+    return int(value) if value == int(value) else float(value)
 
 
 def plain_fields(instance: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,19 @@ def test_calls_that_run(tmp_path: Any) -> None:
     assert len(sampled.points) <= 2
 
     c.export(plan, weights, tmp_path, lr=np.float32(0.5))
+
+
+@pytest.mark.parametrize("kind", [Fraction, Decimal])
+def test_fractions_and_decimals_are_numbers_too(kind: Callable[[str], Any]) -> None:
+    net = _network()
+    whole = sp.problem(net, l2=kind("20000"), values=dict.fromkeys(net.parameters, kind("0.5")), batch=kind("1"))
+    assert whole == sp.problem(net, l2=20_000, values=dict.fromkeys(net.parameters, 0.5), batch=1)
+    assert {type(plain(kind(t))) for t in ("3", "0.5")} == {int, float}
+    assert plain(Decimal("Infinity")) == np.inf
+    assert plain(-(Fraction(10) ** 400) / 3) == -np.inf
+    assert np.isnan(plain(Decimal("NaN")))
+    with pytest.raises(sp.SparseplanError, match="must be a finite number"):
+        sp.problem(net, l2=20_000, values=dict.fromkeys(net.parameters, Decimal("sNaN")))
 
 
 def test_what_is_no_number_stays_none() -> None:
