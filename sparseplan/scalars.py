@@ -40,11 +40,12 @@ def plain(value: Any) -> Any:
 
 def _nearest(value: Fraction | Decimal) -> int | float:
     """The int that it is, or the nearest float; infinite beyond the largest."""
-    if isinstance(value, Decimal) and value.is_nan():
-        return math.nan
-    if abs(value) > sys.float_info.max:
-        return math.inf if value > 0 else -math.inf
-    return int(value) if value == int(value) else float(value)
+    if isinstance(value, Decimal) and not value.is_finite():
+        return math.nan if value.is_nan() else float(value)
+    exact = Fraction(value)
+    if abs(exact) > Fraction(sys.float_info.max):
+        return math.inf if exact > 0 else -math.inf
+    return int(exact) if exact.denominator == 1 else float(exact)
 
 
 def plain_fields(instance: Any) -> None:
