@@ -209,6 +209,20 @@ def test_outputs_of_specs_and_of_objects(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_values_are_measured_of_what_the_losses_need(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_spec(NET, tmp_path / "heads.json")
+    np.savez(tmp_path / "w.npz", **init_parameters(NET, 0))
+    net, values = str(tmp_path / "heads.json"), str(tmp_path / "v.json")
+    both = ["--loss", "classes.out=cross_entropy", "--loss", "box.out=0.5*l1"]
+    measured = ["value", net, "--weights", str(tmp_path / "w.npz"), "-o", values, *both, "--by"]
+    assert main([*measured, "magnitude"]) == 0
+    assert main(["plan", net, "--l2", "50kB", "--value", values, *both]) == 0
+    assert "6 of 6 tensors" in capsys.readouterr().out
+    for by in ("fisher", "contribution"):
+        assert main([*measured, by, "--task", "digits"]) == 2
+        assert "is given by outputs, but task 'digits-target' has data for one loss" in capsys.readouterr().err
+
+
 def test_an_output_by_its_position() -> None:
     assert imported(NET, outputs=["1"]).network.outputs == NET.outputs[1:2]
     assert imported(NET, outputs=["1", "0"]).network.outputs == (NET.outputs[1], NET.outputs[0])

@@ -87,6 +87,19 @@ def test_the_gradient_is_followed_from_every_loss_and_from_no_other_output(judge
     assert text.count(f"{behind} parameters of 8 behind it") == len(walls)
 
 
+def test_fronts_say_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_spec(_heads(), tmp_path / "heads.json")
+    asked = ["pareto", str(tmp_path / "heads.json"), "--l2", "100kB"]
+    assert main([*asked, "--loss", "wall_second.out=mse"]) == 3
+    text = capsys.readouterr().out
+    assert "nothing is updated:\n  the gradient stops at op 'wall_second' (Sort): 4 parameters of 8" in text
+    assert "wall_first" not in text
+    assert main([*asked, "--loss", "wall_second.out=mse", "--json"]) == 3
+    assert "'wall_second'" in json.loads(capsys.readouterr().out)["nothing"][0]
+    assert main([*asked, "--loss", "wall_second.out=mse", "--loss", "plain.out=l1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["nothing"] is None
+
+
 def test_what_is_behind_another_output_is_not_said_to_be_stopped() -> None:
     with pytest.raises(ProblemError, match=r"'first.weight' .*: nothing of it reaches the loss's output 'plain.out'"):
         sp.plan(_heads(), l2="100kB", loss="plain.out=mse", must=["first.weight"])

@@ -169,6 +169,8 @@ def measured(args: argparse.Namespace, network: Network, name: str) -> Any:
     if name == "count":
         return get_value(name)(network, {}, None, choices)
     weights = weights_of(args, network)
+    if name in _WITH_DATA:
+        planned_loss(args.loss, task_of(args))
     data = task_of(args).samples(args.samples, args.seed) if name in _WITH_DATA else None
     progress(f"measuring {name}")
     return get_value(name)(network, weights, data, choices)

@@ -165,9 +165,7 @@ def _plan_arguments(sub: argparse.ArgumentParser, limit: float) -> None:
     add("--frozen", default="l2", help="where parameters live that are not updated: l2, l3 or flash")
     add("--concat", default="split", help="split: kernels read concats in parts; adjoin: as one (default %(default)s)")
     add("--alignment", type=_positive, help="of buffers, in bytes (default: the device's)")
-    add("--loss", action="append", metavar="[OUTPUT=][WEIGHT*]KIND",
-        help="l1, huber, mse, berhu or cross_entropy, on the first output (default: that of --task where its data are "
-             "looked at, else l1); or on several, repeated: --loss logits=cross_entropy --loss box=0.5*l1")  # fmt: skip
+    _loss_argument(sub)
     add(
         "--value",
         default="elements",
@@ -223,8 +221,16 @@ def _pareto_arguments(sub: argparse.ArgumentParser) -> None:
     _training_arguments(sub)
 
 
+def _loss_argument(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--loss", action="append", metavar="[OUTPUT=][WEIGHT*]KIND",
+        help="l1, huber, mse, berhu or cross_entropy, on the first output (default: that of --task where its data are "
+             "looked at, else l1); or on several, repeated: --loss logits=cross_entropy --loss box=0.5*l1")  # fmt: skip
+
+
 def _value_arguments(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
+    _loss_argument(sub)
     add("--by", default="contribution", metavar="contribution|" + "|".join(VALUES),
         help="how to measure (default %(default)s: train each unit alone)")  # fmt: skip
     _task_argument(sub)

@@ -140,7 +140,8 @@ def _front_json(front: sweep.Front, trained: TrainedFront | None) -> dict[str, A
     ]  # fmt: skip
     windows = [{"low": w.low, "high": w.high, "value": w.value} for w in front.windows]
     data: dict[str, Any] = {"axis": front.axis, "exhaustive": front.exhaustive, "proven": front.proven,
-                            "points": points, "windows": windows, "note": front.note}  # fmt: skip
+                            "points": points, "windows": windows, "note": front.note,
+                            "nothing": report.nothing_of_front(front)}  # fmt: skip
     if trained is not None:
         data["trained"] = {
             "task": trained.task, "headline": trained.headline,

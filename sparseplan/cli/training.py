@@ -24,7 +24,7 @@ from sparseplan.cli.common import (
     weights_of,
     writable,
 )
-from sparseplan.cli.losses import trained_loss
+from sparseplan.cli.losses import planned_loss, trained_loss
 from sparseplan.demo import demo
 from sparseplan.errors import ProblemError, near
 from sparseplan.measuring import fitted, measure_units, measured_values
@@ -106,6 +106,7 @@ def value(args: argparse.Namespace) -> int:
              table(("parameter", "value of the whole"), [[p, f"{v:.6g}"] for v, p in rows], [False, True]))  # fmt: skip
         return 0
     task, weights = task_of(args), weights_of(args, net)
+    planned_loss(args.loss, task)
     choices = choices_of(args, net)
     base = {p: 1.0 for pattern in args.base for p in match(net, pattern, "base")}
     units = named_units(net, args.units, {p: r for p, r in choices.items() if p not in base})

@@ -1,7 +1,7 @@
 """Plans and fronts as text that people like to read, and as figures."""
 
 from sparseplan.report.compare import compare_rows, compare_text
-from sparseplan.report.fronts import front_figure, front_text, save_front_figure, trained_text
+from sparseplan.report.fronts import front_figure, front_text, nothing_of_front, save_front_figure, trained_text
 from sparseplan.report.plans import (
     KINDS,
     describe,
@@ -27,6 +27,7 @@ __all__ = [
     "front_text",
     "inspect_text",
     "mark_savings",
+    "nothing_of_front",
     "plot_buffers",
     "plot_bytes",
     "save_figure",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sparseplan.atomic import replacing
 from sparseplan.errors import PlanError
+from sparseplan.report.nothing import why_none
 from sparseplan.sweep import Front
 from sparseplan.tables import table
 from sparseplan.trained import TrainedFront
@@ -59,7 +60,16 @@ def front_text(front: Front, most: int = 24) -> str:
         f"open: from {w.low:,} to {w.high:,} a value of up to {w.value:g} is not ruled out" for w in front.windows
     ]
     lines += [front.note] if front.note else []
+    if reasons := nothing_of_front(front):
+        lines += ["nothing is updated:", *(f"  {line}" for line in reasons)]
     return "\n".join(lines)
+
+
+def nothing_of_front(front: Front) -> list[str] | None:
+    """Why no point of a front updates anything; None where one does, or where there is none."""
+    if not front.points or any(p.update for p in front.points):
+        return None
+    return why_none(front.problem, front.points[-1].status, front.points[-1].bound)
 
 
 def trained_text(trained: TrainedFront, split: str = "test") -> str:

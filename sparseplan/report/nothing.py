@@ -26,7 +26,12 @@ _QUANTISED = ("Quantize", "QLinear", "Integer")
 
 def why_nothing(plan: Plan) -> list[str]:
     """Why a feasible plan without updates has none, the main reason first: each a sentence with what to do."""
-    problem, network = plan.problem, plan.problem.network
+    return why_none(plan.problem, plan.status, plan.bound)
+
+
+def why_none(problem: Problem, status: str, bound: float) -> list[str]:
+    """The same of a plan's problem, status and bound; of a front, those of its last point."""
+    network = problem.network
     if not network.parameters:
         return [f"network {network.name!r} has no parameters that could be updated"]
     if not problem.choices:
@@ -35,8 +40,8 @@ def why_nothing(plan: Plan) -> list[str]:
     if not worthy and problem.most_worth() <= 0:
         return [f"none of the {len(problem.choices)} parameters that may be updated has a value above 0; give others, "
                 "or name with must what is to be updated"]  # fmt: skip
-    if plan.status != "OPTIMAL":
-        return [f"no update was found before the search ended; value may be up to {plan.bound:g}: give more time"]
+    if status != "OPTIMAL":
+        return [f"no update was found before the search ended; value may be up to {bound:g}: give more time"]
     return _no_room(problem, worthy or list(problem.choices))
 
 
