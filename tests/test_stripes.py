@@ -229,3 +229,14 @@ def test_the_solvers_rows_are_the_bytes_of_liveness(lowered: Lowered, seed: int,
     rng = random.Random(seed)
     problem = problem_of(lowered.network, dtype="bf16", alignment=alignment, loss="mse")
     check_rows(problem, any_update(problem, rng, 0.7), any_picks(problem, rng))
+
+
+def test_what_all_readers_have_copies_of_is_gone() -> None:
+    """b is read by c and d alone, whose stripes make it themselves."""
+    net = NetworkBuilder("forked")
+    b = net.conv(net.conv(net.input("image", (2, 8, 4)), 2, 3, padding=1, name="a"), 2, 3, padding=1, name="b")
+    ends = [net.conv(b, 2, 3, padding=1, name=name) for name in ("c", "d")]
+    original = net.build(net.add(ends, name="s"))
+    lowered = lower(original, [Stripes(("c", "d", "s"), even(8, 2), ("a", "b"))])
+    assert {"a", "b"}.isdisjoint(lowered.network.op)
+    assert {"a@0", "b@0", "a@1", "b@1"} <= set(lowered.network.op)

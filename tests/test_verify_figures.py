@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -23,10 +24,13 @@ from planted import (
 
 from sparseplan.builder import NetworkBuilder
 from sparseplan.errors import ProblemError
+from sparseplan.ops import infos, op_def
 from sparseplan.plan import Infeasibility, Plan
 from sparseplan.problem import Problem
 from sparseplan.steps import Arg, Span, Step
 from sparseplan.verify import Violation, verify
+from sparseplan.verify.plainest import Plainest
+from sparseplan.verify.tiles import counted, walked
 
 
 # -- planted faults: values and figures -----------------------------------------------------------------
@@ -59,6 +63,10 @@ def test_objective_miscounted_by_one_ulp() -> None:
     check(lambda p: replace(p, objective=math.nextafter(p.objective, 0)), "objective", "worth")
 
 
+def test_objective_above_its_worth_by_one_ulp() -> None:
+    check(lambda p: replace(p, objective=math.nextafter(p.objective, math.inf)), "objective", "worth")
+
+
 def test_bound_below_the_objective() -> None:
     check(lambda p: replace(p, bound=math.nextafter(p.objective, 0)), "objective", "bound")
 
@@ -72,6 +80,8 @@ def test_optimal_without_proof() -> None:
     check(lambda p: replace(p, status="OPTIMAL"), "status", "OPTIMAL")
     problem, plan = planned()
     assert verify(problem, replace(plan, status="OPTIMAL", bound=plan.objective)) == ()
+    above = replace(plan, status="OPTIMAL", bound=math.nextafter(plan.objective, math.inf))
+    assert found(problem, above) == {"status"}
     near = replace(plan, status="OPTIMAL", bound=plan.objective + 1, resolution=1.0)
     assert found(problem, near) == {"objective"}  # whole values are summed exactly
 
@@ -215,6 +225,58 @@ def test_plans_without_schedule_claim_nothing() -> None:
     odd = Plan(problem, "UNKNOWN", 0.0, 0.0)
     object.__setattr__(odd, "status", "PERHAPS")
     assert found(problem, odd) == {"status"}
+
+
+def test_updates_that_cannot_be_are_named() -> None:
+    """Beside what else is wrong with them."""
+    net = NetworkBuilder("walled")
+    x = net.conv(net.input("x", (2, 4, 4)), 2, 1, name="before")
+    x = net.op("batch_norm", net.op("opaque", x, "wall", type="Wall", shape=(2, 4, 4)), "norm")
+    problem = problem_of(net.build(net.conv(x, 1, 1, name="behind")))
+    plan = plan_of(problem, {"behind.bias": 1.0})
+    assert verify(problem, plan) == ()
+    for name, text in (
+        ("before.weight", "is updated, but no gradient reaches op 'before'"),
+        ("norm.mean", "is updated, but as mean of op 'norm' never is"),
+    ):
+        asked = replace(problem)
+        for field, more in (("choices", (1.0,)), ("values", {1.0: 1.0})):  # a problem would refuse it
+            object.__setattr__(asked, field, {**getattr(problem, field), name: more})
+        said = [v.message for v in verify(asked, replace(plan, problem=asked, update={**plan.update, name: 1.0}))]
+        assert text in said, said
+
+
+def test_fewest_bytes_have_what_is_reserved_on_top() -> None:
+    problem = problem_of(small_u(), l2=1000)
+    levels = tuple(replace(v, reserved=16) if v.name == "L2" else v for v in problem.device.levels)
+    problem = replace(problem, device=replace(problem.device, levels=levels))
+    peak = Plainest(problem, problem.least_update()).peak
+    for fewest, kinds in ((peak + 16, set()), (peak + 15, {"status"})):
+        reason = Infeasibility("L2", "", peak, 984, (), fewest, "too small")
+        assert found(problem, Plan(problem, "INFEASIBLE", -math.inf, -math.inf, reason=reason)) == kinds
+
+
+def test_nests_are_counted_as_they_are_walked() -> None:
+    """Every operand, order of loops and some sizes; two loops outside that repeat a third multiply."""
+    net = NetworkBuilder("one")
+    network = net.build(net.conv(net.input("x", (4, 6, 6)), 3, 3, padding=1, name="c"))
+    info, definition = infos(network)["c"], op_def("conv")
+    repeated = 0
+    for pass_ in ("forward", "grad_weight", "grad_x0"):
+        space = definition.tile_space(info, pass_.removeprefix("grad_"))
+        if space is None:
+            continue
+        extents = dict(space.axes)
+        for order in itertools.permutations(extents):
+            for size in (1, 2, 4):
+                sizes = {axis: min(size, n) for axis, n in extents.items()}
+                for o in space.operands:
+                    width = "fp32" if o.dtype == "data" else o.dtype
+                    many = counted(o, width, order, extents, sizes)
+                    assert many == walked(o, width, order, extents, sizes), (pass_, order, sizes, o.tag)
+                    free = [a for a in extents if a not in {d.axis for d in o.dims} and extents[a] > sizes[a] > 0]
+                    repeated += len(free) > 1
+    assert repeated
 
 
 # -- hostile plans ----------------------------------------------------------------------------------------
