@@ -292,6 +292,7 @@ def start(folder: Path, out: Path, epochs: int = 3) -> subprocess.Popen[str]:
         [sys.executable, "-c", WORK.format(here=str(HERE)), str(folder), str(out), str(epochs)],
         stdout=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background scripts have it ignored
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-import sparseplan.solve.pipeline
+import sparseplan.solve.buffers
 import sparseplan.testing.peers
 from sparseplan.errors import ProblemError
 from sparseplan.problem import Problem
@@ -58,7 +58,7 @@ def fragmented(worst: int, proven: bool) -> Iterator[None]:
         return placement if placement.peak <= capacity else replace(placement, status="IMPOSSIBLE")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparseplan.solve.pipeline, "place_min", fake_min)
+        patch.setattr(sparseplan.solve.buffers, "place_min", fake_min)
         patch.setattr(sparseplan.testing.peers, "place", fake_place)
         yield
 
